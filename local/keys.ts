@@ -1,0 +1,59 @@
+import { randomBytes } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { z } from "zod";
+import { StackError } from "./stack-error.ts";
+
+const Keys = z.object({
+  publishable_key: z.string(),
+  secret_key: z.string(),
+  cron_key: z.string(),
+  cron_next_key: z.string(),
+  jwt_secret: z.string(),
+  database_password: z.string(),
+  admin_email: z.string(),
+  admin_password: z.string(),
+});
+
+/** Every secret of a local stack; random, so that two stacks on one machine do not open each other. */
+export type Keys = z.infer<typeof Keys>;
+
+const random = () => randomBytes(24).toString("base64url");
+
+/**
+ * Reads the keys kept in `folder`, or makes them the first time, readable by the owner alone.
+ *
+ * @throws {StackError} if they cannot be read, or are gone while the database they open is still there.
+ */
+export function readKeys(folder: string): Keys {
+  const path = join(folder, "keys.json");
+  if (existsSync(path)) {
+    try {
+      return Keys.parse(JSON.parse(readFileSync(path, "utf8")));
+    } catch (error) {
+      throw new StackError(
+        `Cannot read ${path}: ${(error as Error).message}\nStart over with: npm start -- --reset`,
+      );
+    }
+  }
+  if (existsSync(join(folder, "data"))) {
+    throw new StackError(
+      `${path} is gone, and with it the password of the database in ${folder}.\n` +
+        "Put it back, or start over with: npm start -- --reset",
+    );
+  }
+
+  const keys: Keys = {
+    publishable_key: `sb_publishable_${random()}`,
+    secret_key: `sb_secret_${random()}`,
+    cron_key: `sb_secret_${random()}`,
+    cron_next_key: `sb_secret_${random()}`,
+    jwt_secret: random(),
+    database_password: random(),
+    admin_email: "admin@example.com",
+    admin_password: random(),
+  };
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(path, `${JSON.stringify(keys, null, 2)}\n`, { mode: 0o600 });
+  return keys;
+}

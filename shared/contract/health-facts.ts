@@ -1,0 +1,127 @@
+import { z } from "zod";
+
+const Instant = z.iso.datetime({ offset: true });
+
+/** How a job's last finished run ended, in the words of `monitor.job_runs.state`. */
+export const RUN_STATES = [
+  "queued",
+  "running",
+  "succeeded",
+  "failed",
+  "skipped",
+  "lost",
+  "missed",
+] as const;
+
+/** What `monitor.read_health` answers. */
+export const HealthFactsRow = z.object({
+  now: Instant,
+  jobs_enabled: z.boolean(),
+  scheduler: z.object({
+    watched_at: Instant.nullable(),
+    stale_after_seconds: z.number().positive(),
+    installed: z.boolean(),
+  }).nullable(),
+  jobs: z.array(z.object({
+    job: z.string(),
+    cron_schedule: z.string(),
+    stale_after_seconds: z.number().positive(),
+    created_at: Instant,
+    last_succeeded_at: Instant.nullable(),
+    last_run_at: Instant.nullable(),
+    last_state: z.enum(RUN_STATES).nullable(),
+    last_reason: z.string().nullable(),
+  })),
+  metrics: z.object({
+    newest_sample_at: Instant.nullable(),
+    stale_after_seconds: z.number().positive(),
+    series_count: z.int().nonnegative(),
+    failing_collectors: z.array(z.string()),
+  }),
+  storage: z.object({
+    database_bytes: z.number().nonnegative(),
+    monitor_bytes: z.number().nonnegative(),
+    days_ahead: z.int(),
+    contended_retention: z.array(z.string()),
+  }),
+});
+
+/** What one job did last. */
+export interface JobFacts {
+  readonly job: string;
+  readonly cronSchedule: string;
+  readonly staleAfterSeconds: number;
+  readonly createdAt: Date;
+  readonly lastSucceededAt: Date | null;
+  readonly lastRunAt: Date | null;
+  readonly lastState: typeof RUN_STATES[number] | null;
+  readonly lastReason: string | null;
+}
+
+/** The facts that health is judged from, all of one instant. */
+export interface HealthFacts {
+  /** By the database's clock, as all other times here. */
+  readonly now: Date;
+  readonly jobsEnabled: boolean;
+  /** Null when the watchdog is not among the jobs. */
+  readonly scheduler: {
+    readonly watchedAt: Date | null;
+    readonly staleAfterSeconds: number;
+    readonly isInstalled: boolean;
+  } | null;
+  readonly jobs: readonly JobFacts[];
+  readonly metrics: {
+    readonly newestSampleAt: Date | null;
+    readonly staleAfterSeconds: number;
+    readonly seriesCount: number;
+    readonly failingCollectors: readonly string[];
+  };
+  readonly storage: {
+    readonly databaseBytes: number;
+    readonly monitorBytes: number;
+    /** Days after today that samples can already be written to. */
+    readonly daysAhead: number;
+    /** Entities whose last clean-up could not get a lock, or failed. */
+    readonly contendedRetention: readonly string[];
+  };
+}
+
+/** Parses the answer of `monitor.read_health`. @throws {z.ZodError} */
+export function parseHealthFacts(answer: unknown): HealthFacts {
+  const { now, jobs_enabled, scheduler, jobs, metrics, storage } = HealthFactsRow.parse(answer);
+  return {
+    now: new Date(now),
+    jobsEnabled: jobs_enabled,
+    scheduler: scheduler && {
+      watchedAt: toDate(scheduler.watched_at),
+      staleAfterSeconds: scheduler.stale_after_seconds,
+      isInstalled: scheduler.installed,
+    },
+    jobs: jobs.map((row) => ({
+      job: row.job,
+      cronSchedule: row.cron_schedule,
+      staleAfterSeconds: row.stale_after_seconds,
+      createdAt: new Date(row.created_at),
+      lastSucceededAt: toDate(row.last_succeeded_at),
+      lastRunAt: toDate(row.last_run_at),
+      lastState: row.last_state,
+      lastReason: row.last_reason,
+    })),
+    metrics: {
+      newestSampleAt: toDate(metrics.newest_sample_at),
+      staleAfterSeconds: metrics.stale_after_seconds,
+      seriesCount: metrics.series_count,
+      failingCollectors: metrics.failing_collectors,
+    },
+    storage: {
+      databaseBytes: storage.database_bytes,
+      monitorBytes: storage.monitor_bytes,
+      daysAhead: storage.days_ahead,
+      contendedRetention: storage.contended_retention,
+    },
+  };
+}
+
+function toDate(instant: string | null): Date | null {
+  return instant === null ? null : new Date(instant);
+}

@@ -1,0 +1,219 @@
+import type { HealthFacts, JobFacts } from "../contract/health-facts.ts";
+
+/**
+ * Worst first. Known to be broken is worse than not known: it says where to look. For a pinger both
+ * are the same, since unknown is not OK.
+ */
+export const HEALTH_STATUSES = ["unhealthy", "unknown", "degraded", "healthy"] as const;
+
+/** One of {@link HEALTH_STATUSES}. */
+export type HealthStatus = typeof HEALTH_STATUSES[number];
+
+/** One attempt to read the facts. `observedAt` is by the clock of whoever tried. */
+export type HealthObservation =
+  & { readonly observedAt: Date; readonly responseSeconds: number }
+  & (
+    | { readonly kind: "facts"; readonly facts: HealthFacts }
+    /** The database did not answer; `reason` says how, for those who may know. */
+    | { readonly kind: "failure"; readonly reason: string }
+  );
+
+/** What is said of one component. */
+export interface ComponentHealth {
+  readonly status: HealthStatus;
+  /** Why, in words; for callers who may know. */
+  readonly reason: string;
+  /** When what it rests on was last seen; null if never. */
+  readonly observedAt: Date | null;
+  /** How long ago that was, ≥ 0; null if never. */
+  readonly ageSeconds: number | null;
+}
+
+/** What is said of the whole. */
+export interface HealthJudgement {
+  /** The worst of all components. */
+  readonly overall: HealthStatus;
+  /** Age of the facts, ≥ 0. */
+  readonly ageSeconds: number;
+  readonly components: {
+    readonly database: ComponentHealth & { readonly responseSeconds: number };
+    readonly scheduler: ComponentHealth;
+    /** By name. Empty when the database did not answer. */
+    readonly jobs: Readonly<Record<string, ComponentHealth>>;
+    readonly metrics: ComponentHealth;
+    readonly storage: ComponentHealth & {
+      readonly databaseBytes: number | null;
+      readonly monitorBytes: number | null;
+    };
+  };
+}
+
+/** From here on the database answers too slowly to be healthy. */
+export const SLOW_RESPONSE_SECONDS = 1;
+
+/** Facts beyond this age say nothing any more; they are normally kept for 5 s. */
+export const FACTS_STALE_AFTER_SECONDS = 30;
+
+/** How far ahead a time may lie: a run by hand may carry a minute so far in the future. */
+export const FUTURE_TOLERANCE_SECONDS = 300;
+
+/** The worst of several statuses; unknown of none. */
+export function worstStatus(statuses: readonly HealthStatus[]): HealthStatus {
+  return HEALTH_STATUSES.find((status) => statuses.includes(status)) ?? "unknown";
+}
+
+/**
+ * Judges the health of the suite. Whatever is older than its limit is unknown, never the last known
+ * value, and so is whatever has never been seen.
+ *
+ * - Ages of what the database reports are by its own clock, plus the time that passed since it was
+ *   asked: clocks that differ do not make anything stale.
+ * - A limit itself is still within: only beyond it a thing is stale.
+ */
+export function judgeHealth(observation: HealthObservation, now: Date): HealthJudgement {
+  const elapsed = Math.max(secondsBetween(observation.observedAt, now), 0);
+  const database = judgeDatabase(observation, elapsed);
+
+  if (observation.kind === "failure") {
+    const blind: ComponentHealth = {
+      status: "unknown",
+      reason: "the database did not answer",
+      observedAt: null,
+      ageSeconds: null,
+    };
+    return conclude(elapsed, {
+      database,
+      scheduler: blind,
+      jobs: {},
+      metrics: blind,
+      storage: { ...blind, databaseBytes: null, monitorBytes: null },
+    });
+  }
+  const { facts } = observation;
+  const clock = new Date(facts.now.getTime() + elapsed * 1000);
+  return conclude(elapsed, {
+    database,
+    scheduler: judgeScheduler(facts, clock),
+    jobs: Object.fromEntries(
+      facts.jobs.map((job) => [job.job, judgeJob(job, facts.jobsEnabled, clock)]),
+    ),
+    metrics: judgeMetrics(facts, clock),
+    storage: judgeStorage(facts, elapsed),
+  });
+}
+
+function conclude(
+  ageSeconds: number,
+  components: HealthJudgement["components"],
+): HealthJudgement {
+  const { jobs, ...others } = components;
+  const all = [...Object.values(others), ...Object.values(jobs)];
+  return { overall: worstStatus(all.map(({ status }) => status)), ageSeconds, components };
+}
+
+function judgeDatabase(
+  observation: HealthObservation,
+  ageSeconds: number,
+): HealthJudgement["components"]["database"] {
+  const { observedAt, responseSeconds } = observation;
+  const seen = { observedAt, ageSeconds, responseSeconds };
+  if (ageSeconds > FACTS_STALE_AFTER_SECONDS) {
+    return { status: "unknown", reason: `last asked ${inSeconds(ageSeconds)} ago`, ...seen };
+  }
+  if (observation.kind === "failure") {
+    return { status: "unhealthy", reason: observation.reason, ...seen };
+  }
+  return responseSeconds >= SLOW_RESPONSE_SECONDS
+    ? { status: "degraded", reason: "answers slowly", ...seen }
+    : { status: "healthy", reason: "answers", ...seen };
+}
+
+function judgeScheduler({ scheduler, jobs }: HealthFacts, clock: Date): ComponentHealth {
+  if (scheduler === null) return never("unhealthy", "the watchdog is not among the jobs");
+  const { watchedAt, staleAfterSeconds, isInstalled } = scheduler;
+  if (!isInstalled) return never("unhealthy", "pg_cron is not installed");
+  if (jobs.length === 0) return never("unknown", "no job is known");
+  if (watchedAt === null) return never("unknown", "the watchdog has never run");
+  return judgeAge(watchedAt, staleAfterSeconds, clock, "the watchdog ran");
+}
+
+function judgeJob(job: JobFacts, jobsEnabled: boolean, clock: Date): ComponentHealth {
+  const { lastSucceededAt, lastRunAt, lastState, staleAfterSeconds } = job;
+  const because = job.lastReason === null ? "" : `: ${job.lastReason}`;
+  const success = lastSucceededAt === null
+    ? never("unknown", lastRunAt === null ? "has never run" : "has never succeeded")
+    : judgeAge(lastSucceededAt, staleAfterSeconds, clock, "succeeded");
+
+  if (success.status === "healthy") {
+    if (!jobsEnabled) {
+      return { ...success, status: "degraded", reason: `jobs are switched off; ${success.reason}` };
+    }
+    return lastState === "failed" || lastState === "lost" || lastState === "missed"
+      ? { ...success, status: "degraded", reason: `the last run was ${lastState}${because}` }
+      : success;
+  }
+  if (!jobsEnabled) return { ...success, reason: `jobs are switched off; ${success.reason}` };
+
+  // Stale says that we do not know; a run that has just failed says that we do.
+  const isFailing = lastState === "failed" && lastRunAt !== null &&
+    judgeAge(lastRunAt, staleAfterSeconds, clock, "").status === "healthy";
+  return isFailing
+    ? { ...success, status: "unhealthy", reason: `fails${because}; ${success.reason}` }
+    : success;
+}
+
+function judgeMetrics({ metrics }: HealthFacts, clock: Date): ComponentHealth {
+  const { newestSampleAt, staleAfterSeconds, failingCollectors } = metrics;
+  if (newestSampleAt === null) return never("unknown", "there is no sample yet");
+  const age = judgeAge(newestSampleAt, staleAfterSeconds, clock, "the newest sample was taken");
+  return age.status === "healthy" && failingCollectors.length > 0
+    ? { ...age, status: "degraded", reason: `collectors fail: ${failingCollectors.join(", ")}` }
+    : age;
+}
+
+function judgeStorage(
+  { storage, now }: HealthFacts,
+  ageSeconds: number,
+): HealthJudgement["components"]["storage"] {
+  const { databaseBytes, monitorBytes, daysAhead, contendedRetention } = storage;
+  const seen = { observedAt: now, ageSeconds, databaseBytes, monitorBytes };
+  if (daysAhead < 1) {
+    return { status: "degraded", reason: "tomorrow has no partition yet", ...seen };
+  }
+  if (contendedRetention.length > 0) {
+    const names = contendedRetention.join(", ");
+    return { status: "degraded", reason: `retention does not get through: ${names}`, ...seen };
+  }
+  return { status: "healthy", reason: `${daysAhead} days ahead have their partition`, ...seen };
+}
+
+/** Healthy up to the limit, unknown beyond it, and unknown if the time lies ahead of the clock. */
+function judgeAge(
+  observedAt: Date,
+  staleAfterSeconds: number,
+  clock: Date,
+  what: string,
+): ComponentHealth {
+  const age = secondsBetween(observedAt, clock);
+  const ageSeconds = Math.max(age, 0);
+  if (-age > FUTURE_TOLERANCE_SECONDS) {
+    const reason = `${what} ${inSeconds(-age)} in the future: a clock is wrong`;
+    return { status: "unknown", reason, observedAt, ageSeconds };
+  }
+  const reason = `${what} ${inSeconds(ageSeconds)} ago`;
+  return age > staleAfterSeconds
+    ? { status: "unknown", reason: `stale: ${reason}`, observedAt, ageSeconds }
+    : { status: "healthy", reason, observedAt, ageSeconds };
+}
+
+function never(status: HealthStatus, reason: string): ComponentHealth {
+  return { status, reason, observedAt: null, ageSeconds: null };
+}
+
+function secondsBetween(from: Date, until: Date): number {
+  return (until.getTime() - from.getTime()) / 1000;
+}
+
+function inSeconds(seconds: number): string {
+  return `${Math.round(seconds)} s`;
+}

@@ -1,0 +1,144 @@
+import { verifyAuth } from "@supabase/server/core";
+import { z } from "zod";
+import { type Database, DatabaseError, openDatabase } from "./database.ts";
+import { ACCEPTED_KEYS, type Environment, environment } from "./env.ts";
+import { Problem } from "./problem.ts";
+
+/** Who is calling. */
+export type Caller =
+  /** Holds one of {@link ACCEPTED_KEYS}. */
+  | { readonly kind: "key"; readonly name: string }
+  /** A user in `monitor.admins`. */
+  | { readonly kind: "admin" }
+  /** Anybody: without credentials, or with a publishable key. */
+  | { readonly kind: "public" };
+
+/** What {@link identify} needs from the world. */
+export interface AuthWorld {
+  environment(): Environment;
+  /** The database as the user whose token it is. */
+  openAs(token: string, environment: Environment): Database;
+  now(): Date;
+}
+
+const realWorld: AuthWorld = {
+  environment,
+  openAs: (token, { url, publishableKeys }) =>
+    openDatabase({ url, key: publishableKeys.default, token }),
+  now: () => new Date(),
+};
+
+/** For what starts work: a secret key or an admin, nobody else. @throws {Problem} 401, 403, 503 */
+export async function keyOrAdmin(request: Request, world: AuthWorld = realWorld): Promise<Caller> {
+  const caller = await identify(request, world);
+  if (caller.kind !== "public") return caller;
+  throw unauthenticated(
+    request.headers.has("apikey")
+      ? "A publishable key triggers nothing. Send a secret key, or the token of an admin."
+      : "Send a secret key in the header apikey, or the token of an admin as Authorization: Bearer.",
+  );
+}
+
+/** For what anybody may ask: tells who does, and still refuses what is wrong. @throws {Problem} 401, 403, 503 */
+export function anybody(request: Request, world: AuthWorld = realWorld): Promise<Caller> {
+  return identify(request, world);
+}
+
+/**
+ * Finds out who is calling. Every credential that is there has to be good: a wrong one is refused,
+ * never passed over in favour of another or of nobody.
+ *
+ * Keys are compared by `@supabase/server`. A user's token is judged by the REST API, which is handed
+ * the token itself to ask `monitor.is_admin()`: that takes the right away the moment the row goes,
+ * and works with every way of signing that the project has.
+ */
+async function identify(request: Request, world: AuthWorld): Promise<Caller> {
+  const apikey = request.headers.get("apikey");
+  const token = readToken(request.headers.get("authorization"), apikey);
+  if (apikey === null && token === null) return { kind: "public" };
+
+  const env = world.environment();
+  const caller: Caller = apikey === null ? { kind: "public" } : await judgeKey(apikey, env);
+  if (token !== null && !await isAdmin(token, env, world)) {
+    throw new Problem("forbidden", "This user is not in monitor.admins.");
+  }
+  return caller.kind === "public" && token !== null ? { kind: "admin" } : caller;
+}
+
+/** The user's token, null when there is none. */
+function readToken(authorization: string | null, apikey: string | null): string | null {
+  if (authorization === null) return null;
+  const token = /^bearer +(\S+)$/i.exec(authorization.trim())?.[1];
+  if (token === undefined) {
+    throw unauthenticated("Authorization must be: Bearer, a space, the token of a user.");
+  }
+  // supabase-js sends its key in both headers.
+  if (token === apikey) return null;
+  if (token.startsWith("sb_")) {
+    throw unauthenticated("A key belongs into the header apikey, not into Authorization.");
+  }
+  return token;
+}
+
+async function judgeKey(apikey: string, env: Environment): Promise<Caller> {
+  const { url, secretKeys, publishableKeys } = env;
+  // Ours come first: a key that has two names is accepted by the better one.
+  const accepted = ACCEPTED_KEYS.filter((name) => Object.hasOwn(secretKeys, name));
+  const { data } = await verifyAuth(new Request(url, { headers: { apikey } }), {
+    auth: [...accepted.map((name) => `secret:${name}` as const), "secret:*", "publishable:*"],
+    // No token is judged here, so no keys to verify one with are looked for.
+    env: { url, secretKeys, publishableKeys, jwks: { keys: [] } },
+  });
+  if (data === null) {
+    throw unauthenticated("The key in the header apikey is not one of this project.");
+  }
+  if (data.authMode === "publishable") return { kind: "public" };
+
+  const name = data.keyName ?? "";
+  if (!accepted.some((known) => known === name)) {
+    throw new Problem(
+      "forbidden",
+      `Secret keys named ${ACCEPTED_KEYS.join(", ")} may; not this one.`,
+    );
+  }
+  return { kind: "key", name };
+}
+
+const IS_ADMIN_TIMEOUT_SECONDS = 5;
+
+async function isAdmin(token: string, env: Environment, world: AuthWorld): Promise<boolean> {
+  if (!mayBeValid(token, world.now())) {
+    throw unauthenticated("The token is not one, or has expired.");
+  }
+  try {
+    return await world.openAs(token, env)
+      .call("is_admin", {}, (answer) => z.boolean().parse(answer), IS_ADMIN_TIMEOUT_SECONDS);
+  } catch (error) {
+    if (!(error instanceof DatabaseError)) throw error;
+    if (error.kind === "unauthenticated") {
+      throw unauthenticated("The token is not valid, or has expired.", error);
+    }
+    if (error.kind === "denied") return false;
+    throw error;
+  }
+}
+
+/** A cheap look that spares the database what can be nothing. Whoever passes is still not trusted. */
+function mayBeValid(token: string, now: Date): boolean {
+  const payload = /^[\w-]+\.([\w-]+)\.[\w-]+$/.exec(token)?.[1];
+  if (payload === undefined) return false;
+  try {
+    const claims: unknown = JSON.parse(atob(payload.replaceAll("-", "+").replaceAll("_", "/")));
+    const { exp } = z.object({ exp: z.number() }).parse(claims);
+    return exp * 1000 > now.getTime();
+  } catch {
+    return false;
+  }
+}
+
+function unauthenticated(detail: string, cause?: unknown): Problem {
+  return new Problem("unauthenticated", detail, {
+    headers: { "www-authenticate": 'Bearer realm="pgvigil"' },
+    cause,
+  });
+}

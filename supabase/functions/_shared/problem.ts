@@ -1,0 +1,67 @@
+/** Every problem a caller may be told of, by slug: the tail of its `type`. Explained in docs/problems.md. */
+export const PROBLEMS = {
+  "json": { status: 400, title: "The body is not JSON" },
+  "run-id": { status: 400, title: "The header x-run-id is not a UUID" },
+  "unauthenticated": { status: 401, title: "Who is calling is not known" },
+  "forbidden": { status: 403, title: "The caller may not do this" },
+  "method": { status: 405, title: "The method is not allowed" },
+  "overlap": { status: 409, title: "Another run of this job is under way" },
+  "jobs-disabled": { status: 409, title: "Jobs are switched off" },
+  "run-finished": { status: 409, title: "This run has ended already" },
+  "body-too-large": { status: 413, title: "The body is too large" },
+  "body": { status: 422, title: "The body is not as expected" },
+  "query": { status: 422, title: "The query is not as expected" },
+  "internal": { status: 500, title: "Internal error" },
+  "configuration": { status: 500, title: "The function is not configured" },
+  "run-failed": { status: 500, title: "The run failed" },
+  "database-unavailable": { status: 503, title: "The database does not answer" },
+} as const satisfies Record<string, { status: number; title: string }>;
+
+/** Kebab-case, stable, never reused. */
+export type ProblemSlug = keyof typeof PROBLEMS;
+
+/** What a problem says beyond its slug. */
+export interface ProblemOptions {
+  /** Members beside the standard ones, e.g. `run_id`. */
+  members?: Readonly<Record<string, unknown>>;
+  /** Headers that belong to the status, e.g. `Allow`. */
+  headers?: Readonly<Record<string, string>>;
+  cause?: unknown;
+}
+
+/** Longest `detail`: it may repeat what the caller sent. */
+const DETAIL_LIMIT = 1000;
+
+/** An error the caller may see. Anything else that is thrown becomes a bare 500. */
+export class Problem extends Error {
+  override readonly name = "Problem";
+  readonly slug: ProblemSlug;
+  readonly members: Readonly<Record<string, unknown>>;
+  readonly headers: Readonly<Record<string, string>>;
+
+  constructor(slug: ProblemSlug, detail = "", options: ProblemOptions = {}) {
+    super(detail.slice(0, DETAIL_LIMIT), { cause: options.cause });
+    this.slug = slug;
+    this.members = options.members ?? {};
+    this.headers = options.headers ?? {};
+  }
+
+  get status(): number {
+    return PROBLEMS[this.slug].status;
+  }
+}
+
+/** Renders a problem as problem details. @see RFC 9457 */
+export function problemResponse({ slug, message: detail, members, headers }: Problem): Response {
+  const { status, title } = PROBLEMS[slug];
+  return Response.json(
+    {
+      type: `urn:pgvigil:problem:${slug}`,
+      title,
+      status,
+      ...(detail !== "" && { detail }),
+      ...members,
+    },
+    { status, headers: { ...headers, "content-type": "application/problem+json" } },
+  );
+}

@@ -1,0 +1,191 @@
+import {
+  type CollectionPlan,
+  type CollectionRecord,
+  type CollectorResult,
+  parseCollectedSamples,
+  parseCollectionPlan,
+  parseCollectionRecord,
+} from "../../../shared/contract/collection.ts";
+import {
+  type DetectionPage,
+  type DetectionRecord,
+  type DetectionUpdate,
+  parseDetectionPage,
+  parseDetectionRecord,
+} from "../../../shared/contract/detection.ts";
+import { type HealthFacts, parseHealthFacts } from "../../../shared/contract/health-facts.ts";
+import { type JobStart, parseJobFinish, parseJobStart } from "../../../shared/contract/job-run.ts";
+import {
+  parseRetentionEntities,
+  parseRetentionStep,
+  type RetentionStep,
+} from "../../../shared/contract/retention.ts";
+import { type Database, DatabaseError } from "./database.ts";
+import { summarizeError } from "./redact.ts";
+
+/** The lease of a job and the record of its runs. */
+export interface JobStore {
+  start(
+    job: string,
+    runId: string,
+    trigger: "cron" | "manual",
+    scheduledAt: Date,
+  ): Promise<JobStart>;
+  /** @throws if the run cannot be finished: it then counts as failed, whatever it did. */
+  finish(
+    runId: string,
+    outcome: "succeeded" | "failed",
+    result: object | null,
+    error: string | null,
+  ): Promise<void>;
+}
+
+export function jobStore(database: Database): JobStore {
+  return {
+    start: (job, runId, trigger, scheduledAt) =>
+      database.call("start_job", {
+        p_job: job,
+        p_run_id: runId,
+        p_trigger: trigger,
+        p_scheduled_at: scheduledAt.toISOString(),
+      }, parseJobStart),
+    finish: async (runId, outcome, result, error) => {
+      await database.call("finish_job", {
+        p_run_id: runId,
+        p_outcome: outcome,
+        p_result: result,
+        p_error: error,
+      }, parseJobFinish);
+    },
+  };
+}
+
+/** What a collector came back with. Failing is expected of some, so it is a value. */
+export type Collected = Pick<CollectorResult, "outcome" | "error" | "samples">;
+
+/** Collectors, and where their samples go. */
+export interface CollectionStore {
+  planCollection(scheduledAt: Date): Promise<CollectionPlan>;
+  /** Calls one collector; never throws. */
+  collect(collector: string, at: Date, timeoutSeconds: number): Promise<Collected>;
+  recordCollection(
+    runId: string,
+    scheduledAt: Date,
+    results: readonly CollectorResult[],
+  ): Promise<CollectionRecord>;
+}
+
+export function collectionStore(database: Database): CollectionStore {
+  return {
+    planCollection: (scheduledAt) =>
+      database.call(
+        "plan_collection",
+        { p_scheduled_at: scheduledAt.toISOString() },
+        parseCollectionPlan,
+      ),
+    collect: async (collector, at, timeoutSeconds) => {
+      try {
+        const samples = await database.call(
+          collector,
+          { p_at: at.toISOString() },
+          parseCollectedSamples,
+          timeoutSeconds,
+        );
+        return { outcome: "ok", error: null, samples };
+      } catch (error) {
+        const isLate = error instanceof DatabaseError && error.kind === "timed_out";
+        return {
+          outcome: isLate ? "timed_out" : "failed",
+          error: describeFailure(error),
+          samples: [],
+        };
+      }
+    },
+    recordCollection: (runId, scheduledAt, results) =>
+      database.call("record_collection", {
+        p_run_id: runId,
+        p_scheduled_at: scheduledAt.toISOString(),
+        p_results: results,
+      }, parseCollectionRecord),
+  };
+}
+
+/** Series with new samples, and where the detector's word goes. */
+export interface DetectionStore {
+  readDetectionPage(afterSeriesId: number, limit: number): Promise<DetectionPage>;
+  /** All or nothing. A refusal that is about the updates themselves is a value. */
+  recordDetections(
+    runId: string,
+    updates: readonly DetectionUpdate[],
+  ): Promise<DetectionRecord | { readonly refused: string }>;
+}
+
+export function detectionStore(database: Database): DetectionStore {
+  return {
+    readDetectionPage: (afterSeriesId, limit) =>
+      database.call(
+        "read_detection_page",
+        { p_after_series_id: afterSeriesId, p_limit: limit },
+        parseDetectionPage,
+      ),
+    recordDetections: async (runId, updates) => {
+      try {
+        return await database.call(
+          "record_detections",
+          { p_run_id: runId, p_updates: updates },
+          parseDetectionRecord,
+        );
+      } catch (error) {
+        if (!(error instanceof DatabaseError) || error.kind !== "refused") throw error;
+        return { refused: describeFailure(error) };
+      }
+    },
+  };
+}
+
+/** What is kept how long, one bounded step at a time. */
+export interface RetentionStore {
+  listRetentionEntities(): Promise<string[]>;
+  /** One step of one entity; never throws, so that no entity keeps the others from their turn. */
+  runRetentionStep(
+    entity: string,
+    runId: string | null,
+    isDryRun: boolean,
+  ): Promise<RetentionStep>;
+}
+
+export function retentionStore(database: Database): RetentionStore {
+  return {
+    listRetentionEntities: () => database.call("list_retention_steps", {}, parseRetentionEntities),
+    runRetentionStep: async (entity, runId, isDryRun) => {
+      try {
+        return await database.call(
+          "run_retention_step",
+          { p_entity: entity, p_run_id: runId, p_dry_run: isDryRun },
+          parseRetentionStep,
+        );
+      } catch (error) {
+        return {
+          entity,
+          outcome: "failed",
+          counts: {},
+          oldest_kept_at: null,
+          duration_seconds: 0,
+          more: false,
+          detail: describeFailure(error),
+        };
+      }
+    },
+  };
+}
+
+/** Reads the facts that health is judged from. @throws {DatabaseError} */
+export function readHealthFacts(database: Database, timeoutSeconds: number): Promise<HealthFacts> {
+  return database.call("read_health", {}, parseHealthFacts, timeoutSeconds);
+}
+
+/** A failure in words that may be recorded and shown to those who may know. */
+function describeFailure(error: unknown): string {
+  if (!(error instanceof DatabaseError)) return summarizeError(error);
+  return error.code === "" ? error.reason : `${error.reason} (${error.code})`;
+}

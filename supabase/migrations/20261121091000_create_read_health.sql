@@ -1,0 +1,79 @@
+-- Purpose:  the facts that health is judged from, in one bounded query.
+-- Locks:    none.
+-- Undo:     drop function monitor.read_health(timestamptz);
+
+create function monitor.read_health(p_now timestamptz default now())
+returns jsonb
+language sql
+stable
+security invoker
+set search_path = ''
+set statement_timeout = '3s'
+as $$
+  select jsonb_build_object(
+    'now', p_now,
+    'jobs_enabled', (select jobs_enabled from monitor.settings),
+    'scheduler', (
+      select jsonb_build_object(
+        'watched_at', last_succeeded_at,
+        'stale_after_seconds', stale_after_seconds,
+        'installed', exists (select from pg_catalog.pg_extension where extname = 'pg_cron'))
+      from monitor.job_schedules
+      where job = 'watch-jobs'
+    ),
+    'jobs', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+        'job', schedule.job,
+        'cron_schedule', schedule.schedule,
+        'stale_after_seconds', schedule.stale_after_seconds,
+        'created_at', schedule.created_at,
+        'last_succeeded_at', schedule.last_succeeded_at,
+        'last_run_at', latest.scheduled_at,
+        'last_state', latest.state,
+        'last_reason', latest.reason
+      ) order by schedule.job), '[]')
+      from monitor.job_schedules as schedule
+      left join lateral (
+        select run.scheduled_at, run.state, run.reason
+        from monitor.job_runs as run
+        where run.job = schedule.job and run.state not in ('queued', 'running')
+        order by run.scheduled_at desc, run.finished_at desc nulls last
+        limit 1
+      ) as latest on true
+      where schedule.is_function
+    ),
+    'metrics', jsonb_build_object(
+      'newest_sample_at', (select max(last_sample_at) from monitor.metric_series),
+      'stale_after_seconds', 180,
+      'series_count', (select count(*) from monitor.metric_series),
+      'failing_collectors', (
+        select coalesce(jsonb_agg(collector order by collector), '[]')
+        from monitor.metric_collectors
+        where is_enabled and last_outcome in ('failed', 'timed_out'))
+    ),
+    'storage', jsonb_build_object(
+      'database_bytes', pg_database_size(current_database()),
+      'monitor_bytes', (
+        select coalesce(sum(pg_total_relation_size(oid)), 0)
+        from pg_catalog.pg_class
+        where relnamespace = 'monitor'::regnamespace and relkind in ('r', 'm')),
+      'days_ahead', (
+        select count(*) from monitor.sample_days
+        where state = 'rows' and day > (p_now at time zone 'UTC')::date),
+      'contended_retention', (
+        select coalesce(jsonb_agg(latest.entity order by latest.entity), '[]')
+        from (
+          select distinct on (run.entity) run.entity, run.outcome
+          from monitor.retention_runs as run
+          where run.started_at > p_now - interval '3 days'
+          order by run.entity, run.started_at desc, run.retention_run_id desc
+        ) as latest
+        where latest.outcome in ('contended', 'failed'))
+    ));
+$$;
+
+comment on function monitor.read_health(timestamptz) is
+  'Facts about scheduler, jobs, metrics and storage, each with its time; judging them is shared/health''s. Within 3 s.';
+
+revoke all on function monitor.read_health(timestamptz) from public;
+grant execute on function monitor.read_health(timestamptz) to service_role;

@@ -1,0 +1,35 @@
+import { defineConfig } from "vitest/config";
+
+/** Projects by what they need: nothing, a database, the whole stack. `npx vitest run --project unit` runs one. */
+export default defineConfig({
+  test: {
+    reporters: ["default", "./tests/summary-reporter.ts"],
+    projects: [
+      {
+        test: {
+          name: "unit",
+          include: ["tests/*.test.ts", "tests/{shared,functions,scripts}/**/*.test.ts"],
+        },
+      },
+      {
+        test: {
+          name: "database",
+          include: ["tests/database/**/*.test.ts"],
+          globalSetup: "tests/database/global-setup.ts",
+          testTimeout: 30_000,
+          hookTimeout: 60_000,
+        },
+      },
+      {
+        test: {
+          name: "e2e",
+          include: ["tests/{e2e,platform}/**/*.test.ts"],
+          // Each file has a stack of its own: several at once would only slow each other down.
+          fileParallelism: false,
+          testTimeout: 60_000,
+          hookTimeout: 90_000,
+        },
+      },
+    ],
+  },
+});
