@@ -44,12 +44,16 @@ function executable(path: string): string {
   return path;
 }
 
-/** A Postgres installation: its programs, where its extensions are, and its major version. */
+/** A Postgres that is there to be started. */
 export interface PostgresInstallation {
   readonly initdb: string;
   readonly postgres: string;
-  readonly extensions: string;
+  /** Major version. */
   readonly major: string;
+  /** Folder of the extensions it offers. */
+  readonly extensions: string;
+  /** Names of those that it does not have and `local/extensions` stands in for. */
+  readonly standIns: readonly string[];
 }
 
 /**
@@ -86,8 +90,9 @@ export function embeddedPostgres(): PostgresInstallation {
   return {
     initdb: executable(join(native, "bin", "initdb")),
     postgres: executable(join(native, "bin", "postgres")),
-    extensions: join(native, "share", "postgresql", "extension"),
     major: String(version).split(".")[0]!,
+    extensions: join(native, "share", "postgresql", "extension"),
+    standIns: ["pg_cron", "pg_net", "supabase_vault"],
   };
 }
 

@@ -3,7 +3,6 @@ import { type ChildProcess, execFile, spawn, spawnSync } from "node:child_proces
 import {
   chownSync,
   closeSync,
-  copyFileSync,
   existsSync,
   mkdirSync,
   openSync,
@@ -17,7 +16,12 @@ import {
 import { dirname, join, resolve } from "node:path";
 import process from "node:process";
 import pg from "pg";
-import { embeddedPostgres, PROJECT_ROOT, supabaseBinary } from "./binaries.ts";
+import {
+  embeddedPostgres,
+  type PostgresInstallation,
+  PROJECT_ROOT,
+  supabaseBinary,
+} from "./binaries.ts";
 import { readKeys } from "./keys.ts";
 import { loadLite } from "./lite.ts";
 import { commandLine, endProcess, freePort, poll } from "./processes.ts";
@@ -39,6 +43,10 @@ export interface DatabaseOptions {
   folder: string;
   /** Loopback only. @default {any free port} */
   port?: number;
+  /** @default {the one that npm installed} */
+  installation?: PostgresInstallation;
+  /** Of the server, beside ours. */
+  settings?: Record<string, string>;
   /** Called when the server ends without having been stopped. */
   onExit?(): void;
 }
@@ -113,24 +121,18 @@ function initializeData(
   renameSync(unfinished, join(folder, "data"));
 }
 
-/**
- * Copies the stand-ins of extensions that plain Postgres lacks into the server, where they differ.
- * `names` picks some of them.
- *
- * @throws {StackError} if the folder of the server is not ours to write.
- */
-export function installStandIns(
-  extensions: string,
-  names = /^(pg_cron|pg_net|supabase_vault)/,
-): void {
+/** Copies the stand-ins for extensions into the server, where they differ. @throws {StackError} if it is not ours to write. */
+function installStandIns({ extensions, standIns }: PostgresInstallation): void {
   const source = join(import.meta.dirname, "extensions");
-  for (const file of readdirSync(source).filter((name) => names.test(name))) {
+  for (
+    const file of readdirSync(source).filter((name) => standIns.includes(name.split(/--|\./)[0]!))
+  ) {
     const [content, target] = [readFileSync(join(source, file)), join(extensions, file)];
     if (existsSync(target) && readFileSync(target).equals(content)) continue;
     // By rename: another start may be reading it in this moment.
     const draft = `${target}.${process.pid}`;
     try {
-      copyFileSync(join(source, file), draft);
+      writeFileSync(draft, content);
       renameSync(draft, target);
     } catch (error) {
       throw new StackError(`Cannot add ${file} to Postgres: ${(error as Error).message}`);
@@ -189,25 +191,27 @@ async function waitUntilReady(adminUrl: string, server: ChildProcess, log: strin
  *
  * @throws {StackError} with the way out if the data, the program or the port do not allow it.
  */
-export async function startDatabase({ folder, port, onExit }: DatabaseOptions): Promise<Database> {
-  const root = resolve(folder);
+export async function startDatabase(options: DatabaseOptions): Promise<Database> {
+  const { installation = embeddedPostgres(), onExit } = options;
+  const { initdb, postgres, major } = installation;
+  const root = resolve(options.folder);
   const { database_password: password } = readKeys(root);
-  const { initdb, postgres, extensions, major } = embeddedPostgres();
   const launcher = chooseLauncher(postgres, root);
-  installStandIns(extensions);
+  installStandIns(installation);
 
   const data = join(root, "data");
   if (!existsSync(data)) initializeData(initdb, root, password, launcher);
   checkData(data, major, launcher.owner ?? process.getuid!());
 
-  const actualPort = port ?? await freePort();
+  const port = options.port ?? await freePort();
   const settings = {
-    port: actualPort,
+    port,
     listen_addresses: "127.0.0.1",
     unix_socket_directories: "",
     timezone: "UTC",
     log_timezone: "UTC",
     wal_level: "logical", // as hosted
+    ...options.settings,
   };
   const [command, ...args] = [
     ...[...launcher.prefix, postgres, "-D", data],
@@ -232,8 +236,7 @@ export async function startDatabase({ folder, port, onExit }: DatabaseOptions): 
     if (isServing) onExit?.();
   });
 
-  const login = (user: string) =>
-    `postgresql://${user}:${password}@127.0.0.1:${actualPort}/postgres`;
+  const login = (user: string) => `postgresql://${user}:${password}@127.0.0.1:${port}/postgres`;
   const stop = async () => {
     isServing = false;
     if (server.pid) await endProcess(server.pid, STOP_POSTGRES);

@@ -79,7 +79,7 @@ interface Lock {
 /** All that a stack writes; what is not listed here is not ours to remove. */
 const FILES = [
   ...["data", "data.new", "keys.json", "inbox.json", "lock.json", "stack.json"],
-  ...["postgres.log", "functions.log", "password.tmp"],
+  ...["postgres.log", "api.log", "functions.log", "password.tmp"],
 ];
 
 function writeJson(path: string, content: unknown): void {
@@ -253,7 +253,13 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
     if (applied) progress(`Applied ${applied} migrations`);
 
     step("Starting the API and the functions");
-    const api = await createApi({ adminUrl: database.adminUrl, keys, inboxUrl });
+    const api = await createApi({
+      adminUrl: database.adminUrl,
+      keys,
+      apiUrl,
+      inboxUrl,
+      log: join(folder, "api.log"),
+    });
     started.push(api.close);
     const functions = await startFunctions({
       root,
@@ -318,9 +324,6 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
     const worker = await createWorker({ adminUrl: database.adminUrl, cron, log: progress });
     started.push(worker.stop);
     await worker.start(() => new Date());
-    void worker.runEveryJob().catch((error) =>
-      progress(`Cannot run the schedules: ${error.message}`)
-    );
     options.signal?.throwIfAborted();
     writeJson(join(folder, "stack.json"), facts);
     return { facts, stop };

@@ -7,15 +7,16 @@ const HELP = `Starts a local Supabase with pgvigil on it: database, API, functio
 
   npm start                    start, or go on with the data that are there
   npm start -- --reset         throw away the data and the keys, and start over
-  npm start -- --port 55321    the gateway's port; Postgres is on the next one, the inbox on the third
+  npm start -- --port 55321    the gateway's port; Postgres, the inbox and the functions have +1, +3 and +4
+  npm start -- --folder <dir>  keep everything there, for a second stack beside the first
 
-Everything is kept in .local/: the data, the keys, stack.json with all addresses, postgres.log and functions.log.
-Ctrl-C stops it; the data stay.`;
+Everything is kept in .local/: the data, the keys, stack.json with all addresses, and the logs postgres.log, api.log and
+functions.log. Ctrl-C stops it; the data stay.`;
 
 /** Signals closer than this to the first are the same Ctrl-C: npm and the terminal both pass it on. In milliseconds. */
 const SAME_KEYSTROKE = 500;
 
-function summarize(facts: Facts, seconds: string): string {
+function summarize(facts: Facts, folder: string, seconds: string): string {
   const { functions_url, secret_key } = facts;
   const post = (name: string, body = "{}") =>
     `curl -X POST ${functions_url}/${name} -H 'apikey: ${secret_key}' -H 'content-type: application/json' -d '${body}'`;
@@ -37,14 +38,15 @@ Run a function by hand:
   ${post("data-retention-cleanup", '{"dry_run":true}')}
   curl ${functions_url}/health
 
-The same facts are in .local/stack.json. Is everything set up? npm run doctor. Stop with Ctrl-C.`;
+The same facts are in ${folder}/stack.json. Is everything set up? npm run doctor. Stop with Ctrl-C.`;
 }
 
-function readOptions(): { reset: boolean; port: number } | "help" {
+function readOptions(): { reset: boolean; port: number; folder: string } | "help" {
   const { values } = parseArgs({
     options: {
       reset: { type: "boolean", default: false },
       port: { type: "string", default: "54321" },
+      folder: { type: "string", default: ".local" },
       help: { type: "boolean", short: "h", default: false },
     },
   });
@@ -53,7 +55,7 @@ function readOptions(): { reset: boolean; port: number } | "help" {
   if (!Number.isInteger(port) || port < 1024 || port > 65531) {
     throw new RangeError(`--port must be a number from 1024 to 65531, not ${values.port}`);
   }
-  return { reset: values.reset, port };
+  return { reset: values.reset, port, folder: values.folder };
 }
 
 async function main(): Promise<void> {
@@ -95,7 +97,7 @@ async function main(): Promise<void> {
       signal: interrupt.signal,
       onFailure: fail,
     });
-    console.log(summarize(stack.facts, seconds()));
+    console.log(summarize(stack.facts, options.folder, seconds()));
     const failure = await end;
     await stack.stop();
     if (failure) throw failure;

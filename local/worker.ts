@@ -19,13 +19,14 @@ export interface WorkerOptions {
 export interface Worker {
   /** Runs the jobs whose schedule names the minute of `at`, all at once; resolves when the last has ended. */
   runDueJobs(at: Date): Promise<void>;
-  /** Runs every active job now, whatever its schedule. */
-  runEveryJob(): Promise<void>;
   /** Sends what is queued; resolves when the last answer is stored. */
   sendRequests(): Promise<void>;
   /** Removes answers that are older than six hours at `at`, as pg_net does. */
   removeOldResponses(at: Date): Promise<void>;
-  /** From now on does all of this by itself: at each full minute of `now()`, and when a request is queued. */
+  /**
+   * Runs every active job once, whatever its schedule. From then on does all of this by itself: at each full minute of
+   * `now()`, and when a request is queued.
+   */
   start(now: () => Date): Promise<void>;
   /** Gives running jobs a moment, drops requests under way. Does nothing any more afterwards. */
   stop(): Promise<void>;
@@ -222,7 +223,6 @@ export async function createWorker({ adminUrl, cron, log }: WorkerOptions): Prom
 
   const worker: Worker = {
     runDueJobs: (at) => runJobs("cron._is_due(schedule, $1)", [at]),
-    runEveryJob: () => runJobs("true", []),
 
     async sendRequests() {
       if (!await has("net.http_request_queue")) return;
@@ -252,6 +252,7 @@ export async function createWorker({ adminUrl, cron, log }: WorkerOptions): Prom
       await listener.query("listen pg_net");
       stopping.signal.addEventListener("abort", () => void listener.end().catch(() => {}));
       wake();
+      void runJobs("true", []).catch(report("pg_cron"));
 
       void (async () => {
         for (;;) {

@@ -5,10 +5,12 @@ import type { Reporter, TestModule } from "vitest/node";
  * A skip is explained in its name: "… (skipped: needs ../shared/data)".
  */
 export default class SummaryReporter implements Reporter {
-  onTestRunEnd(modules: readonly TestModule[]): void {
-    const count = { passed: 0, failed: 0, skipped: 0, pending: 0 };
+  onTestRunEnd(modules: readonly TestModule[], unhandledErrors: readonly unknown[]): void {
+    const count = { passed: 0, failed: unhandledErrors.length, skipped: 0, pending: 0 };
     for (const module of modules) {
-      if (module.state() === "failed" && module.children.size === 0) count.failed += 1;
+      // A file that does not load, or a hook that throws, fails without a failed test.
+      const hasFailedTest = [...module.children.allTests("failed")].length > 0;
+      if (module.state() === "failed" && !hasFailedTest) count.failed += 1;
       for (const test of module.children.allTests()) {
         const { state } = test.result();
         count[state] += 1;

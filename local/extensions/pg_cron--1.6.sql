@@ -47,7 +47,7 @@ create function cron._numbers(
 )
 returns integer[]
 language plpgsql
-immutable
+immutable strict
 set search_path = ''
 as $$
 declare

@@ -39,6 +39,10 @@ begin
       using errcode = 'invalid_parameter_value',
             hint    = 'For one metric: [{"name":"__name__","op":"=","value":"cache_hit_rate"}].';
   end if;
+  -- Each pattern by itself: "a)|(b" becomes one, of another meaning, only between the anchors below.
+  perform '' ~ (matcher ->> 'value')
+  from jsonb_array_elements(p_matchers) as matcher
+  where matcher ->> 'op' in ('=~', '!~');
   if p_limit is null or p_limit not between 1 and 1000 then
     raise exception 'p_limit must be from 1 to 1000, got %', p_limit
       using errcode = 'invalid_parameter_value', hint = 'Read further pages with p_after_series_id.';
@@ -135,9 +139,10 @@ declare
   v_result  jsonb;
 begin
   if p_step is null or p_step < interval '1 second' or p_from is null or p_until is null
+     or extract(year from p_step) <> 0 or extract(month from p_step) <> 0 -- they differ in length
      or extract(epoch from p_until - p_from) / extract(epoch from p_step) > 11000 then
-    raise exception 'p_step must be at least 1 second and cut the range into at most 11,000 buckets'
-      using errcode = 'invalid_parameter_value', hint = 'Use a larger step or a shorter range.';
+    raise exception 'p_step must be at least 1 second, without months, and cut the range into at most 11,000 buckets'
+      using errcode = 'invalid_parameter_value', hint = 'Use a larger step or a shorter range, and days for months.';
   end if;
 
   with page as materialized (
@@ -183,7 +188,7 @@ $$;
 comment on function monitor.read_buckets(jsonb, timestamptz, timestamptz, interval, integer, integer) is
   'As read_samples, gathered in buckets of p_step that start at whole multiples of it since 1970 UTC: times (start, '
   'epoch ms), counts, sums, mins, maxs, firsts, lasts, one entry a bucket that has samples. '
-  'Errors: 22023 for a step under a second or more than 11,000 buckets, else as match_series.';
+  'Errors: 22023 for a step under a second or of months, or more than 11,000 buckets, else as match_series.';
 
 revoke all on all functions in schema monitor from public;
 grant execute on function

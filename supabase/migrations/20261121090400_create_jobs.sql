@@ -20,15 +20,14 @@ declare
   v_values  integer[] := '{}';
 begin
   foreach v_part in array string_to_array(p_field, ',') loop
-    v_parsed := regexp_match(v_part, '^(?:\*|(\d{1,2})(?:-(\d{1,2}))?)(?:/(\d{1,2}))?$');
-    if v_parsed is null then
+    v_parsed := regexp_match(v_part, '^(?:\*|([0-9]{1,2})(?:-([0-9]{1,2}))?)(?:/([0-9]{1,2}))?$');
+    -- pg_cron takes a step after * and after a range only: "5/10" is nothing to it.
+    if v_parsed is null or (v_parsed[1] is not null and v_parsed[2] is null and v_parsed[3] is not null) then
       return null;
     end if;
     v_from := coalesce(v_parsed[1]::integer, p_min);
     v_step := coalesce(v_parsed[3]::integer, 1);
-    -- "5" is 5 alone, "5/10" is 5 to the end by tens, as in cron.
-    v_to := coalesce(v_parsed[2]::integer,
-      case when v_parsed[1] is null or v_parsed[3] is not null then p_max else v_from end);
+    v_to := coalesce(v_parsed[2]::integer, case when v_parsed[1] is null then p_max else v_from end);
     if v_from < p_min or v_to > p_max or v_from > v_to or v_step < 1 then
       return null;
     end if;
@@ -39,7 +38,7 @@ end;
 $$;
 
 comment on function monitor.cron_field_values(text, integer, integer) is
-  'The numbers that one field of a cron expression stands for (*, n, a-b, lists, /step), null when it is malformed.';
+  'The numbers that one field of a cron expression stands for (*, n, a-b, */step, a-b/step, lists), null when it is malformed.';
 
 create function monitor.cron_ticks(p_schedule text, p_after timestamptz, p_until timestamptz)
 returns setof timestamptz

@@ -128,6 +128,10 @@ as $$
         when not known.is_enabled then 'disabled'
         when to_regprocedure(format('monitor.%I(timestamptz)', known.collector)) is null then 'function is missing'
         when missing.relation is not null then missing.relation || ' does not exist'
+        when known.last_run_at = p_scheduled_at then null -- the same minute again asks the same collectors
+        -- Later than its interval allows: a clock stood wrong, and would keep it from ever being due.
+        when known.next_due_at > p_scheduled_at + make_interval(secs => known.interval_seconds * known.backoff_factor)
+          then null
         when known.next_due_at > p_scheduled_at and known.backoff_factor > 1
           then 'over budget, due again at ' || to_char(known.next_due_at at time zone 'UTC', 'HH24:MI "UTC"')
         when known.next_due_at > p_scheduled_at then 'not due'

@@ -1,7 +1,8 @@
 -- Purpose:  how cron calls a function, how the three witnesses of a run are joined, and the check of the whole setup.
 -- Locks:    none on existing tables.
 -- Undo:     drop function monitor.invoke_function(text, timestamptz), monitor.watch_jobs(timestamptz),
---           monitor.set_schedule(text, text, timestamptz), monitor.check_setup(timestamptz);
+--           monitor.set_schedule(text, text, timestamptz), monitor.check_setup(timestamptz),
+--           monitor.cron_command(text, boolean);
 
 create function monitor.invoke_function(p_job text, p_now timestamptz default now())
 returns uuid
@@ -48,9 +49,9 @@ begin
     select decrypted_secret into v_key from vault.decrypted_secrets where name = 'cron_secret_key';
     v_reason := case
       when v_url is null then 'Vault has no secret named project_url'
-      when v_url !~ '^https?://[^/[:space:]]+/?$' then 'the Vault secret project_url is no URL of the form https://host'
+      when v_url !~ '^https?://[[:alnum:].:-]+/?$' then 'the Vault secret project_url is no URL of the form https://host'
       when v_key is null then 'Vault has no secret named cron_secret_key'
-      when v_key !~ '^sb_secret_[[:graph:]]+$' then 'the Vault secret cron_secret_key is no key of the form sb_secret_…'
+      when v_key !~ '^sb_secret_[A-Za-z0-9_-]+$' then 'the Vault secret cron_secret_key is no key of the form sb_secret_…'
     end;
     if v_reason is null then
       v_request_id := net.http_post(
@@ -94,8 +95,7 @@ declare
   c_grace    constant interval := interval '2 minutes';
   c_lookback constant interval := interval '45 days';
   v_schedule   record;
-  v_first      timestamptz;
-  v_count      integer;
+  v_gap        record;
   v_reason     text;
   v_answered   integer := 0;
   v_judged     integer := 0;
@@ -134,42 +134,45 @@ begin
   for v_schedule in
     select job, cron_name, schedule, watched_until from monitor.job_schedules where is_function order by job
   loop
-    select min(tick), count(*) into v_first, v_count
-    from monitor.cron_ticks(
-      v_schedule.schedule, greatest(v_schedule.watched_until, p_now - c_lookback), p_now - c_grace) as tick
-    where not exists (
-      select from monitor.job_runs as run
-      where run.job = v_schedule.job and run.trigger = 'cron' and run.scheduled_at = tick);
+    for v_gap in
+      select min(missing.tick) as first, count(*) as ticks, missing.run_id, missing.state
+      from (
+        select tick, before.run_id, before.state
+        from monitor.cron_ticks(
+          v_schedule.schedule, greatest(v_schedule.watched_until, p_now - c_lookback), p_now - c_grace) as tick
+        left join lateral (
+          select run.run_id, run.state, run.scheduled_at
+          from monitor.job_runs as run
+          where run.job = v_schedule.job and run.trigger = 'cron' and run.scheduled_at <= tick
+          order by run.scheduled_at desc
+          limit 1
+        ) as before on true
+        where before.scheduled_at is distinct from tick
+      ) as missing
+      group by missing.run_id, missing.state
+      order by first
+    loop
+      v_missed := v_missed + v_gap.ticks;
+      -- A gap is one row however long it gets: what is missing right after a missed run extends it.
+      if v_gap.state = 'missed' then
+        update monitor.job_runs set missed_count = missed_count + v_gap.ticks where run_id = v_gap.run_id;
+        continue;
+      end if;
 
-    if v_count > 0 then
       begin
         select 'pg_cron: ' || left(detail.return_message, 200) into v_reason
         from cron.job_run_details as detail
         join cron.job using (jobid)
         where job.jobname = v_schedule.cron_name and detail.status = 'failed'
-          and detail.start_time >= v_first and detail.start_time < v_first + c_grace
+          and detail.start_time >= v_gap.first and detail.start_time < v_gap.first + c_grace
         order by detail.start_time
         limit 1;
       exception when invalid_schema_name or undefined_table or insufficient_privilege then
         v_reason := null;
       end;
-      v_reason := coalesce(v_reason, 'pg_cron did not fire');
-
-      -- A gap is one row however long it gets: it is extended while nothing has run since.
-      update monitor.job_runs as gap
-      set missed_count = gap.missed_count + v_count
-      where gap.run_id = (
-        select run.run_id from monitor.job_runs as run
-        where run.job = v_schedule.job and run.trigger = 'cron'
-        order by run.scheduled_at desc
-        limit 1
-      ) and gap.state = 'missed';
-      if not found then
-        insert into monitor.job_runs (job, trigger, scheduled_at, state, reason, missed_count, is_settled)
-        values (v_schedule.job, 'cron', v_first, 'missed', v_reason, v_count, true);
-      end if;
-      v_missed := v_missed + v_count;
-    end if;
+      insert into monitor.job_runs (job, trigger, scheduled_at, state, reason, missed_count, is_settled)
+      values (v_schedule.job, 'cron', v_gap.first, 'missed', coalesce(v_reason, 'pg_cron did not fire'), v_gap.ticks, true);
+    end loop;
 
     update monitor.job_schedules
     set watched_until = greatest(watched_until, p_now - c_grace)
@@ -184,6 +187,20 @@ $$;
 comment on function monitor.watch_jobs(timestamptz) is
   'Joins the three witnesses of every unsettled run and records ticks at which cron did not fire, one row a gap. Plain '
   'SQL: works while every edge function is down. Returns {answered, judged, missed}.';
+
+create function monitor.cron_command(p_job text, p_is_function boolean)
+returns text
+language sql
+immutable
+security invoker
+set search_path = ''
+as $$
+  select case when p_is_function
+    then format('select monitor.invoke_function(%L)', p_job)
+    else format('select monitor.%I()', replace(p_job, '-', '_')) end;
+$$;
+
+comment on function monitor.cron_command(text, boolean) is 'What pg_cron runs for a job.';
 
 create function monitor.set_schedule(p_job text, p_schedule text, p_now timestamptz default now())
 returns void
@@ -215,9 +232,7 @@ begin
       using errcode = 'invalid_parameter_value', hint = 'Jobs are the rows of monitor.job_schedules.';
   end if;
 
-  perform cron.schedule(v_cron_name, p_schedule, case when v_is_function
-    then format('select monitor.invoke_function(%L)', p_job)
-    else format('select monitor.%I()', replace(p_job, '-', '_')) end);
+  perform cron.schedule(v_cron_name, p_schedule, monitor.cron_command(p_job, v_is_function));
 end;
 $$;
 
@@ -258,8 +273,8 @@ begin
     end if;
     status := case
       when v_value is null then 'failed'
-      when v_name = 'project_url' and v_value !~ '^https?://[^/[:space:]]+/?$' then 'failed'
-      when v_name = 'cron_secret_key' and v_value !~ '^sb_secret_[[:graph:]]+$' then 'failed'
+      when v_name = 'project_url' and v_value !~ '^https?://[[:alnum:].:-]+/?$' then 'failed'
+      when v_name = 'cron_secret_key' and v_value !~ '^sb_secret_[A-Za-z0-9_-]+$' then 'failed'
       else 'ok' end;
     detail := case
       when v_value is null then 'there is no secret of this name'
@@ -306,12 +321,14 @@ begin
     detail := 'pg_cron does not know it';
     fix := format('select monitor.set_schedule(%L, %L);', v_job.job, v_job.schedule);
     if v_has_cron then
-      for v_run in select active, schedule from cron.job where jobname = v_job.cron_name loop
+      for v_run in select active, schedule, command from cron.job where jobname = v_job.cron_name loop
         if not v_run.active then
           detail := 'switched off in pg_cron';
           fix := format('select cron.alter_job(jobid, active := true) from cron.job where jobname = %L;', v_job.cron_name);
         elsif v_run.schedule <> v_job.schedule then
           detail := format('pg_cron has %s, job_schedules has %s', v_run.schedule, v_job.schedule);
+        elsif v_run.command <> monitor.cron_command(v_job.job, v_job.is_function) then
+          detail := 'pg_cron runs another command';
         else
           status := 'ok';
           detail := 'active, ' || v_job.schedule;
@@ -343,15 +360,28 @@ begin
   end loop;
 
   requirement := 'grants';
-  v_text := concat_ws(', ',
-    case when not has_schema_privilege('service_role', 'monitor', 'usage') then 'service_role may not use the schema' end,
-    case when not has_function_privilege('service_role', 'monitor.start_job(text, uuid, text, timestamptz, timestamptz)', 'execute')
-      then 'service_role may not start jobs' end,
-    case when has_schema_privilege('anon', 'monitor', 'usage') then 'anon may use the schema' end);
-  status := case when v_text = '' then 'ok' else 'failed' end;
-  detail := coalesce(nullif(v_text, ''), 'service_role works here, anon has no access');
-  fix := case when status = 'failed'
-    then 'grant usage on schema monitor to service_role; revoke all on schema monitor from anon, public;' end;
+  select
+    string_agg(broken.detail, ', ' order by broken.detail),
+    string_agg(broken.fix, ' ' order by broken.detail)
+  into v_text, fix
+  from (
+    select 'service_role may not use the schema' as detail, 'grant usage on schema monitor to service_role;' as fix
+    where not has_schema_privilege('service_role', 'monitor', 'usage')
+    union all
+    select 'service_role may not call ' || oid::regprocedure,
+      format('grant execute on function %s to service_role;', oid::regprocedure)
+    from pg_catalog.pg_proc
+    where pronamespace = 'monitor'::regnamespace
+      and (proname in ('start_job', 'finish_job', 'plan_collection', 'record_collection', 'read_detection_page',
+          'record_detections', 'list_retention_steps', 'run_retention_step', 'read_health')
+        or proname in (select collector from monitor.metric_collectors))
+      and not has_function_privilege('service_role', oid, 'execute')
+    union all
+    select 'anon may use the schema', 'revoke all on schema monitor from anon, public;'
+    where has_schema_privilege('anon', 'monitor', 'usage')
+  ) as broken;
+  status := case when v_text is null then 'ok' else 'failed' end;
+  detail := coalesce(v_text, 'service_role works here, anon has no access');
   return next;
 
   requirement := 'days ahead';

@@ -62,6 +62,7 @@ async function copyDatabase(): Promise<OwnDatabase & { release(): Promise<void> 
  *
  * - `query`: as production does, service_role.
  * - `asOwner`: as postgres, who owns the schema and is no superuser.
+ * - `asSuperuser`: for what only an extension or the platform does.
  * - `asUser(id)`: as a user of the API with a verified token.
  * - `asAnon`: as a user of the API without one.
  * - `ownDatabase`: instead of all these, a copy of the database for a test that commits or needs several sessions.
@@ -78,14 +79,15 @@ export const it = test
     await session.query("begin");
     onCleanup(async () => void await session.query("rollback"));
     return (role: string, userId = ""): Query => async (sql, values) => {
+      const become = role === "supabase_admin" ? "session authorization" : "role";
       await session.query(`
         savepoint statement;
-        set local role ${role};
+        set local ${become} ${role};
         set local statement_timeout = '8s';
         select set_config('request.jwt.claim.sub', '${userId}', true)`);
       try {
         const result = await session.query(sql, values);
-        await session.query("reset role; release statement");
+        await session.query("set local session authorization postgres; release statement");
         return result;
       } catch (error) {
         await session.query("rollback to statement");
@@ -95,6 +97,7 @@ export const it = test
   })
   .extend("query", ({ transaction }) => transaction("service_role"))
   .extend("asOwner", ({ transaction }) => transaction("postgres"))
+  .extend("asSuperuser", ({ transaction }) => transaction("supabase_admin"))
   .extend("asUser", ({ transaction }) => (id: string) => transaction("authenticated", id))
   .extend("asAnon", ({ transaction }) => transaction("anon"))
   // deno-lint-ignore no-empty-pattern -- as above

@@ -6,7 +6,7 @@ import process from "node:process";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { denoBinary, denoEnvironment, supabaseBinary } from "../../local/binaries.ts";
-import { freePort } from "../stack.ts";
+import { freePort } from "../../local/processes.ts";
 import { startManagementApi } from "./management-api.ts";
 
 const ROOT = resolve(import.meta.dirname, "../..");
@@ -78,6 +78,7 @@ describe("supabase functions deploy --use-api", () => {
   it("uploads every function with its own settings, and nothing was asked in vain", () => {
     expect(api.deployments.map(({ slug }) => slug).toSorted()).toEqual(names.toSorted());
     expect(api.deployments.every(({ verifyJwt }) => verifyJwt === false)).toBe(true);
+    expect(api.live.toSorted()).toEqual(names.toSorted());
     expect(api.refused).toEqual([]);
   });
 

@@ -16,11 +16,12 @@ export interface Deployment {
 }
 
 /**
- * The one call of Supabase's management API that a deploy needs, on a free port of this machine. Every upload is
+ * The calls of Supabase's management API that a deploy needs, on a free port of this machine. Every upload is
  * written below `folder`/<slug>.
  */
 export async function startManagementApi(folder: string, token: string) {
   const deployments: Deployment[] = [];
+  const live: string[] = [];
   const refused: string[] = [];
 
   const fetch = async (request: Request): Promise<Response> => {
@@ -31,6 +32,11 @@ export async function startManagementApi(folder: string, token: string) {
       return Response.json({ message: "Unauthorized" }, { status: 401 });
     }
     if (request.method === "GET") return Response.json([]);
+    // After the uploads one call makes all of them live together.
+    if (request.method === "PUT" && url.pathname.endsWith("/functions")) {
+      live.push(...(await request.json()).map(({ slug }: { slug: string }) => slug));
+      return Response.json({ functions: [] });
+    }
     if (request.method !== "POST" || !url.pathname.endsWith("/functions/deploy") || !slug) {
       refused.push(`${request.method} ${url.pathname}`);
       return Response.json({ message: "Not Found" }, { status: 404 });
@@ -73,6 +79,7 @@ export async function startManagementApi(folder: string, token: string) {
   return {
     url: `http://127.0.0.1:${port}`,
     deployments,
+    live,
     refused,
     stop: () => new Promise<void>((resolve) => server.close(() => resolve())),
   };

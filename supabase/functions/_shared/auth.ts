@@ -1,4 +1,6 @@
 import { verifyAuth } from "@supabase/server/core";
+// Its peer, named here so that a deploy takes the version we pin and not the newest there is.
+import "@supabase/supabase-js";
 import { z } from "zod";
 import { type Database, DatabaseError, openDatabase } from "./database.ts";
 import { ACCEPTED_KEYS, type Environment, environment } from "./env.ts";

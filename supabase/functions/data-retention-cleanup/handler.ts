@@ -65,7 +65,8 @@ export async function cleanUp(
 
   const steps = [...done.values()];
   const failed = steps.filter(({ outcome }) => outcome === "failed");
-  const result = { dry_run, entities: steps, complete: isInTime };
+  const complete = isInTime && steps.every(({ more }) => !more);
+  const result = { dry_run, entities: steps, complete };
   if (failed.length === 0) return { kind: "succeeded", result };
   const names = failed.map(({ entity, detail }) => `${entity} (${detail ?? "no reason given"})`);
   return { kind: "failed", reason: `retention failed for ${names.join(", ")}`, result };

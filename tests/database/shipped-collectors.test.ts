@@ -1,0 +1,400 @@
+import { describe, expect } from "vitest";
+import { it, type Query, queryOf, rpc } from "./database.ts";
+import { addMetric, addRun, addSeries, DAY, HOUR, iso, MINUTE, NOON, openDays, SECOND } from "./seeds.ts";
+
+interface Sample {
+  metric: string;
+  labels: Record<string, string>;
+  value: number;
+}
+
+const collect = async (query: Query, collector: string, at = NOON) =>
+  await rpc<Sample[]>(query, collector, { p_at: iso(at) });
+
+/** Values by metric, and by its labels' values where it has any. */
+const byName = (samples: Sample[]) =>
+  Object.fromEntries(
+    samples.map(({ metric, labels, value }) => [[metric, ...Object.values(labels)].join(" "), value]),
+  );
+
+const VIEW = `
+  create table public.posts (created_at timestamptz, moderated_at timestamptz, state text);
+  create view monitor.submissions as
+    select created_at as submitted_at, moderated_at as reviewed_at, state as status from public.posts`;
+
+describe("the shipped collectors", () => {
+  it("return samples of defined metrics that can all be stored, and all defined metrics between them", async ({ query, asOwner }) => {
+    await openDays(query, NOON - MINUTE, 2);
+    await asOwner(VIEW);
+    await asOwner("insert into public.posts values ($1, $2, 'approved')", [iso(NOON - HOUR), iso(NOON - MINUTE)]);
+    await addRun(query, { started_at: iso(NOON - 2000), finished_at: iso(NOON), outcome: "succeeded" });
+    await query("update monitor.job_schedules set last_succeeded_at = $1", [iso(NOON)]);
+    await asOwner("select pg_create_physical_replication_slot('of_a_test', true, true)");
+
+    try {
+      const { rows } = await query<{ collector: string }>("select collector from monitor.metric_collectors");
+      const seen = new Set<string>();
+      for (const at of [NOON - MINUTE, NOON]) { // the second time there is a previous sample
+        for (const { collector } of rows) {
+          const samples = await collect(query, collector, at);
+          expect(samples, collector).toBeInstanceOf(Array);
+          for (const { metric, value } of samples) {
+            seen.add(metric);
+            expect(value, metric).toBeGreaterThanOrEqual(0);
+          }
+          expect(await rpc(query, "record_samples", { p_samples: samples, p_recorded_at: iso(at) }), collector)
+            .toEqual({ inserted: samples.length, duplicates: 0, rejected: [] });
+        }
+        // What the counters grow by until the next minute; nobody has read anything in this transaction.
+        await asOwner(
+          `update monitor.metric_time_series set value = value - 1
+           where series_id in (select series_id from monitor.metric_series where metric ~ 'blks_(hit|read)')`,
+        );
+      }
+      const { rows: defined } = await query<{ metric: string }>("select metric from monitor.metric_definitions");
+      expect([...seen].sort()).toEqual(defined.map(({ metric }) => metric).sort());
+    } finally {
+      await asOwner("select pg_drop_replication_slot('of_a_test')");
+    }
+  });
+
+  it("only read: they work in a read-only transaction", async ({ ownDatabase }) => {
+    const owner = await ownDatabase.connectAsOwner();
+    await owner.query(VIEW);
+    const session = await ownDatabase.connect();
+    const { rows } = await session.query("select collector from monitor.metric_collectors");
+    await session.query("begin read only");
+    for (const { collector } of rows) await collect(queryOf(session), collector);
+    await session.query("rollback");
+  });
+
+  it("give series that do not come and go: the same ones every time", async ({ query, asOwner }) => {
+    await asOwner(VIEW);
+    const { rows } = await query<{ collector: string }>("select collector from monitor.metric_collectors");
+    for (const { collector } of rows) {
+      const names = async () => Object.keys(byName(await collect(query, collector))).sort();
+      expect(await names(), collector).toEqual(await names());
+    }
+  });
+});
+
+describe("monitor.collect_database_connections()", () => {
+  it("counts client backends of this database by state, each state every time", async ({ ownDatabase }) => {
+    const session = await ownDatabase.connect();
+    const count = async () => byName(await collect(queryOf(session), "collect_database_connections"));
+    expect(await count()).toEqual({
+      "database_connections active": 1,
+      "database_connections idle": 0,
+      "database_connections idle in transaction": 0,
+      "database_connections idle in transaction (aborted)": 0,
+      "database_connections other": 0,
+    });
+
+    const [waiting, failed] = [await ownDatabase.connect(), await ownDatabase.connect()];
+    await ownDatabase.connectAsOwner(); // idle
+    await waiting.query("begin");
+    await failed.query("begin");
+    await expect(failed.query("select 1 / 0")).rejects.toMatchObject({ code: "22012" });
+    expect(await count()).toEqual({
+      "database_connections active": 1,
+      "database_connections idle": 1,
+      "database_connections idle in transaction": 1,
+      "database_connections idle in transaction (aborted)": 1,
+      "database_connections other": 0,
+    });
+  });
+});
+
+describe("cache_hit_rate", () => {
+  const HIT = "pg_stat_database_blks_hit_total";
+  const READ = "pg_stat_database_blks_read_total";
+
+  /** The counters now; the same for the rest of the transaction. */
+  async function readCounters(query: Query) {
+    const values = byName(await collect(query, "collect_database_counters"));
+    return { hit: values[HIT]!, read: values[READ]! };
+  }
+
+  async function rateAfter(query: Query, previous: { hit?: number; read?: number }, at = NOON - MINUTE) {
+    await openDays(query, NOON - 2 * DAY, 4);
+    if (previous.hit !== undefined) await addSeries(query, HIT, [[at, previous.hit]]);
+    if (previous.read !== undefined) await addSeries(query, READ, [[at, previous.read]]);
+    return byName(await collect(query, "collect_database_counters"))["cache_hit_rate"];
+  }
+
+  it("is the share of hits in what was read since the previous sample", async ({ query }) => {
+    const { hit, read } = await readCounters(query);
+    expect(await rateAfter(query, { hit: hit - 30, read: read - 10 })).toBe(75);
+  });
+
+  it("is 100 when all was hit, 0 when nothing was", async ({ query }) => {
+    const { hit, read } = await readCounters(query);
+    expect(await rateAfter(query, { hit: hit - 1, read })).toBe(100);
+  });
+
+  it("is 0 when nothing was hit", async ({ query }) => {
+    const { hit, read } = await readCounters(query);
+    expect(await rateAfter(query, { hit, read: read - 1 })).toBe(0);
+  });
+
+  it("has no sample the first time", async ({ query }) => {
+    expect(await rateAfter(query, {})).toBeUndefined();
+  });
+
+  it("has no sample while one of its counters has none", async ({ query }) => {
+    const { hit } = await readCounters(query);
+    expect(await rateAfter(query, { hit: hit - 30 })).toBeUndefined();
+  });
+
+  it("has no sample when nothing was read at all", async ({ query }) => {
+    expect(await rateAfter(query, await readCounters(query))).toBeUndefined();
+  });
+
+  it("counts from 0 after the statistics were reset", async ({ query }) => {
+    const { hit, read } = await readCounters(query);
+    expect(await rateAfter(query, { hit: hit + 1_000_000, read: read + 1_000_000 })).toBeCloseTo(
+      100 * hit / (hit + read),
+      9,
+    );
+  });
+
+  it.for([[DAY, 75], [DAY + 1, undefined]])("looks back one day: %i ms", async ([age, rate], { query }) => {
+    const { hit, read } = await readCounters(query);
+    expect(await rateAfter(query, { hit: hit - 30, read: read - 10 }, NOON - age!)).toBe(rate);
+  });
+
+  it("is of the previous sample, not of one of its own minute", async ({ query }) => {
+    const { hit, read } = await readCounters(query);
+    expect(await rateAfter(query, { hit: hit - 30, read: read - 10 }, NOON)).toBeUndefined();
+  });
+});
+
+describe("monitor.counter_increase()", () => {
+  it("is that of the series without labels", async ({ query, asOwner }) => {
+    await openDays(query);
+    const metric = await addMetric(query, { kind: "counter" });
+    await addSeries(query, metric, [[NOON - 1, 7]], { database: "other" });
+    const increase = () =>
+      rpc(asOwner, "counter_increase", { p_metric: metric, p_current: 10, p_at: iso(NOON) });
+    expect(await increase() ?? null).toBeNull();
+    await addSeries(query, metric, [[NOON - 2, 1], [NOON - 1, 4]]);
+    expect(await increase()).toBe(6);
+  });
+});
+
+describe("monitor.collect_transactions()", () => {
+  it("measures an open transaction by the clock, and its own not at all", async ({ ownDatabase }) => {
+    const [session, other] = [await ownDatabase.connect(), await ownDatabase.connect()];
+    await other.query("begin");
+    const { rows: [{ age }] } = await session.query(
+      "select extract(epoch from clock_timestamp() - xact_start)::float8 as age from pg_stat_activity where pid = $1",
+      [(await other.query("select pg_backend_pid() as pid")).rows[0].pid],
+    );
+    const samples = byName(await collect(queryOf(session), "collect_transactions"));
+    expect(samples.pg_longest_transaction_seconds).toBeGreaterThanOrEqual(age ?? 0);
+    expect(samples.pg_transaction_id_age).toBeGreaterThan(0);
+  });
+});
+
+describe("monitor.collect_replication_slots()", () => {
+  it("has no sample without a slot, and the lag of the one furthest behind", async ({ query, asOwner }) => {
+    expect(await collect(query, "collect_replication_slots")).toEqual([]);
+    await asOwner("select pg_create_physical_replication_slot('of_a_test', true, true)");
+    try {
+      expect(await collect(query, "collect_replication_slots")).toMatchObject([
+        { metric: "pg_replication_slot_lag_bytes", value: expect.any(Number) },
+      ]);
+    } finally {
+      await asOwner("select pg_drop_replication_slot('of_a_test')");
+    }
+  });
+});
+
+describe("monitor.collect_cron_runs()", () => {
+  it("counts the failed ones that ended in the last 5 minutes", async ({ query, asSuperuser }) => {
+    const failed = async () => byName(await collect(query, "collect_cron_runs")).pg_cron_failed_runs;
+    expect(await failed()).toBe(0);
+    await asSuperuser(
+      `insert into cron.job_run_details (status, end_time, username)
+       select status, at, 'postgres' from unnest($1::text[], $2::timestamptz[]) as run (status, at)`,
+      [
+        ["failed", "failed", "succeeded", "failed"],
+        [iso(NOON - 5 * MINUTE), iso(NOON - 5 * MINUTE + 1), iso(NOON - 1), iso(NOON - 1)],
+      ],
+    );
+    expect(await failed()).toBe(2);
+  });
+});
+
+describe("monitor.collect_http_requests()", () => {
+  it("counts what waits, and the answers of the last 5 minutes by class", async ({ query, asSuperuser }) => {
+    await asSuperuser(
+      `insert into net.http_request_queue (method, url, timeout_milliseconds)
+       select 'GET', 'http://127.0.0.1:1', 1000 from generate_series(1, 3)`,
+    );
+    const answers: [number | null, boolean | null, string | null, number][] = [
+      [200, false, null, NOON - 1],
+      [204, false, null, NOON - 5 * MINUTE + 1],
+      [200, false, null, NOON - 5 * MINUTE],
+      [302, false, null, NOON - 1],
+      [401, null, null, NOON - 1],
+      [500, false, null, NOON - 1],
+      [546, false, null, NOON - 1],
+      [null, true, "Timeout of 5000 ms reached", NOON - 1],
+      [null, false, "Couldn't connect to server", NOON - 1],
+      [null, null, "Couldn't resolve host name", NOON - 1],
+      [999, false, null, NOON - 1],
+    ];
+    for (const [n, [status, timedOut, error, created]] of answers.entries()) {
+      await asSuperuser(
+        "insert into net._http_response (id, status_code, timed_out, error_msg, created) values ($1, $2, $3, $4, $5)",
+        [n, status, timedOut, error, iso(created)],
+      );
+    }
+    expect(byName(await collect(query, "collect_http_requests"))).toEqual({
+      pg_net_queue_length: 3,
+      "pg_net_responses 2xx": 2,
+      "pg_net_responses 3xx": 1,
+      "pg_net_responses 4xx": 1,
+      "pg_net_responses 5xx": 2,
+      "pg_net_responses timeout": 1,
+      "pg_net_responses error": 3,
+    });
+  });
+});
+
+describe("monitor.collect_incidents_and_alerts()", () => {
+  it("counts what is open", async ({ query }) => {
+    const count = async () => byName(await collect(query, "collect_incidents_and_alerts"));
+    expect(await count()).toEqual({ active_incidents: 0, unresolved_alerts: 0 });
+    await query(`
+      insert into monitor.incidents (title, severity, state, resolved_at)
+      values ('a', 'P0', 'open', null), ('b', 'P1', 'monitoring', null), ('c', 'P3', 'resolved', now())`);
+    await query(`
+      insert into monitor.system_alerts (fingerprint, name, source, severity, fired_at, last_seen_at, resolved_at)
+      values ('a', 'a', 'rule', 'critical', now(), now(), null), ('b', 'b', 'job', 'info', now(), now(), now())`);
+    expect(await count()).toEqual({ active_incidents: 2, unresolved_alerts: 1 });
+  });
+});
+
+describe("monitor.collect_job_runs()", () => {
+  it("has no sample of a job that never ran", async ({ query }) => {
+    expect(await collect(query, "collect_job_runs")).toEqual([]);
+  });
+
+  it("says how long the last finished run took and how long ago the last success is", async ({ query }) => {
+    const job = "collect-metrics";
+    for (const [n, seconds] of [9, 3, 1.5].entries()) {
+      const at = NOON - 10 * MINUTE + n * MINUTE;
+      await addRun(query, {
+        scheduled_at: iso(at),
+        started_at: iso(at),
+        finished_at: iso(at + seconds * SECOND),
+        outcome: "failed",
+        error: "x",
+      });
+    }
+    await addRun(query, { scheduled_at: iso(NOON), started_at: iso(NOON), state: "running" });
+    await query("update monitor.job_schedules set last_succeeded_at = $1 where job = $2", [iso(NOON - 30 * SECOND), job]);
+    const samples = byName(await collect(query, "collect_job_runs"));
+    expect(samples).toEqual({
+      [`pgvigil_job_run_duration_seconds ${job}`]: 1.5,
+      [`pgvigil_job_age_seconds ${job}`]: 30,
+    });
+    expect(byName(await collect(query, "collect_job_runs", NOON - HOUR))).toMatchObject({
+      [`pgvigil_job_age_seconds ${job}`]: 0, // never less
+    });
+  });
+
+  it.for([[2 * DAY - 1, 1], [2 * DAY, 0]])("looks back 2 days: %i ms", async ([age, count], { query }) => {
+    const at = iso(NOON - age!);
+    await addRun(query, { scheduled_at: at, started_at: at, finished_at: at, outcome: "succeeded" });
+    expect(await collect(query, "collect_job_runs")).toHaveLength(count!);
+  });
+
+  it("does not take a run that was not let in for one that took no time", async ({ query }) => {
+    await addRun(query, { finished_at: iso(NOON), outcome: "skipped", state: "skipped" });
+    expect(await collect(query, "collect_job_runs")).toEqual([]);
+  });
+});
+
+describe("sizes", () => {
+  it("pg_database_size_bytes is the whole database, pgvigil_storage_bytes the schema with its partitions", async ({ query, asOwner }) => {
+    await openDays(query);
+    const [database, own] = [
+      byName(await collect(query, "collect_database_size")).pg_database_size_bytes!,
+      byName(await collect(query, "collect_storage")).pgvigil_storage_bytes!,
+    ];
+    const { rows: [size] } = await asOwner(
+      `select sum(pg_relation_size(oid))::float8 as bytes from pg_class
+       where relnamespace in ('monitor'::regnamespace) and relkind in ('r', 'i', 't')`,
+    );
+    expect(own).toBeGreaterThanOrEqual(size!.bytes);
+    expect(database).toBeGreaterThan(own);
+    const before = own;
+    await openDays(query, NOON + DAY, 2);
+    expect(byName(await collect(query, "collect_storage")).pgvigil_storage_bytes).toBeGreaterThan(before);
+  });
+});
+
+describe("monitor.collect_submissions()", () => {
+  const add = (asOwner: Query, ...posts: [number, number | null, string][]) =>
+    asOwner(
+      `insert into public.posts select * from unnest($1::timestamptz[], $2::timestamptz[], $3::text[])`,
+      [posts.map(([at]) => iso(at)), posts.map(([, at]) => at && iso(at)), posts.map(([, , state]) => state)],
+    );
+
+  it("is skipped, not failed, while the view is absent, and planned once it is there", async ({ query, asOwner }) => {
+    const plan = () =>
+      rpc<{ collectors: { collector: string }[]; skipped: unknown[] }>(query, "plan_collection", {
+        p_scheduled_at: iso(NOON),
+      });
+    expect((await plan()).skipped).toEqual([
+      { collector: "collect_submissions", reason: "monitor.submissions does not exist" },
+    ]);
+    await asOwner(VIEW);
+    expect((await plan()).skipped).toEqual([]);
+    expect((await plan()).collectors).toContainEqual({ collector: "collect_submissions", timeout_seconds: 2 });
+  });
+
+  it("has no rate and no time while nothing was decided, and 0 waiting", async ({ query, asOwner }) => {
+    await asOwner(VIEW);
+    expect(await collect(query, "collect_submissions")).toEqual([
+      { metric: "pending_submissions", labels: {}, value: 0 },
+    ]);
+    await add(asOwner, [NOON - 40 * DAY, null, "pending"], [NOON - HOUR, null, "pending"]);
+    expect(byName(await collect(query, "collect_submissions"))).toEqual({ pending_submissions: 2 });
+  });
+
+  it("counts what waits now, and rates what was decided in the last 24 hours", async ({ query, asOwner }) => {
+    await asOwner(VIEW);
+    await add(
+      asOwner,
+      [NOON - HOUR, NOON - 30 * MINUTE, "approved"], // 30 minutes
+      [NOON - 10 * DAY, NOON - 10 * DAY + 30 * MINUTE, "approved"], // long ago
+      [NOON - 2 * HOUR, NOON - HOUR, "rejected"], // 60 minutes
+      [NOON - 2 * HOUR, NOON - HOUR, "approved"], // 60 minutes
+      [NOON - HOUR, null, "pending"],
+      [NOON - HOUR, NOON - 1, "withdrawn"], // no decision
+    );
+    expect(byName(await collect(query, "collect_submissions"))).toEqual({
+      pending_submissions: 1,
+      submission_approval_rate: 100 * 2 / 3,
+      avg_moderation_time: 50,
+    });
+  });
+
+  it.for([
+    ["24 hours ago", NOON - DAY, false],
+    ["a moment less than that", NOON - DAY + 1, true],
+    ["now", NOON, true],
+    ["a moment after now", NOON + 1, false],
+  ] as const)("counts a decision of %s: %s", async ([, at, isCounted], { query, asOwner }) => {
+    await asOwner(VIEW);
+    await add(asOwner, [at - HOUR, at, "rejected"]);
+    expect(byName(await collect(query, "collect_submissions"))).toEqual({
+      pending_submissions: 0,
+      ...(isCounted && { submission_approval_rate: 0, avg_moderation_time: 60 }),
+    });
+  });
+});

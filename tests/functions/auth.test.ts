@@ -1,0 +1,218 @@
+import { describe, expect, it, vi } from "vitest";
+import { anybody, type AuthWorld, keyOrAdmin } from "../../supabase/functions/_shared/auth.ts";
+import { type Database, DatabaseError } from "../../supabase/functions/_shared/database.ts";
+import { ConfigurationError } from "../../supabase/functions/_shared/env.ts";
+import { Problem } from "../../supabase/functions/_shared/problem.ts";
+import { afterNoon, KEYS, NOON, request, sampleEnvironment, sampleToken } from "../fixtures.ts";
+
+const ADMIN = sampleToken();
+const USER = sampleToken({ exp: afterNoon(3600).getTime() / 1000, sub: "user" });
+const FORGED = sampleToken({ exp: afterNoon(3600).getTime() / 1000, sub: "forged" });
+
+/** A REST API that knows an admin and a user, and takes no other token. */
+function sampleAuth(changes: Partial<AuthWorld> = {}) {
+  const answers: Record<string, unknown> = {
+    [ADMIN]: true,
+    [USER]: false,
+    [FORGED]: new DatabaseError("is_admin", "unauthenticated", "PGRST301", "invalid"),
+  };
+  const openAs = vi.fn((token: string): Database => ({
+    call: (rpc, args, parse) => {
+      expect([rpc, args]).toEqual(["is_admin", {}]);
+      const answer = answers[token];
+      return answer instanceof Error ? Promise.reject(answer) : Promise.resolve(parse(answer));
+    },
+  }));
+  const world: AuthWorld = { environment: sampleEnvironment, openAs, now: () => NOON, ...changes };
+  return { world, openAs };
+}
+
+const headers = (
+  { apikey, bearer, authorization }: { apikey?: string; bearer?: string; authorization?: string },
+) => ({
+  ...(apikey !== undefined && { apikey }),
+  ...(bearer !== undefined && { authorization: `Bearer ${bearer}` }),
+  ...(authorization !== undefined && { authorization }),
+});
+
+const outcome = async (judging: Promise<unknown>) => {
+  try {
+    return await judging;
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    return error.status;
+  }
+};
+
+const admin = { kind: "admin" };
+const nobody = { kind: "public" };
+const key = (name: string) => ({ kind: "key", name });
+
+/** Credentials, who that is for a job, and who that is for what anybody may ask. */
+const MATRIX: [string, Parameters<typeof headers>[0], unknown, unknown][] = [
+  ["no credentials", {}, 401, nobody],
+  ["the default key", { apikey: KEYS.default }, key("default"), key("default")],
+  ["the cron key", { apikey: KEYS.cron }, key("cron"), key("cron")],
+  ["the next cron key", { apikey: KEYS.cron_next }, key("cron_next"), key("cron_next")],
+  ["a secret key of another name", { apikey: KEYS.reports }, 403, 403],
+  ["the publishable key", { apikey: KEYS.publishable }, 401, nobody],
+  ["a wrong secret key", { apikey: "sb_secret_wrong" }, 401, 401],
+  ["the beginning of a key", { apikey: KEYS.cron.slice(0, -1) }, 401, 401],
+  ["a wrong publishable key", { apikey: "sb_publishable_wrong" }, 401, 401],
+  ["an empty key", { apikey: "" }, 401, 401],
+  ["the name of a key", { apikey: "cron" }, 401, 401],
+  ["a legacy key", { apikey: sampleToken({ role: "service_role" }) }, 401, 401],
+  ["a secret key as a token only", { bearer: KEYS.cron }, 401, 401],
+  ["the publishable key as a token only", { bearer: KEYS.publishable }, 401, 401],
+  [
+    "a key in both headers, as supabase-js does",
+    { apikey: KEYS.cron, bearer: KEYS.cron },
+    key("cron"),
+    key("cron"),
+  ],
+  [
+    "the publishable key in both",
+    { apikey: KEYS.publishable, bearer: KEYS.publishable },
+    401,
+    nobody,
+  ],
+  ["two different keys", { apikey: KEYS.publishable, bearer: KEYS.cron }, 401, 401],
+  ["an admin", { bearer: ADMIN }, admin, admin],
+  ["an admin with the publishable key", { apikey: KEYS.publishable, bearer: ADMIN }, admin, admin],
+  ["an admin, scheme in lower case", { authorization: `bearer ${ADMIN}` }, admin, admin],
+  [
+    "an admin with a secret key",
+    { apikey: KEYS.default, bearer: ADMIN },
+    key("default"),
+    key("default"),
+  ],
+  ["an admin with a wrong key", { apikey: "sb_secret_wrong", bearer: ADMIN }, 401, 401],
+  ["a user who is no admin", { bearer: USER }, 403, 403],
+  ["a user who is no admin, with a secret key", { apikey: KEYS.default, bearer: USER }, 403, 403],
+  ["a token nobody signed", { bearer: FORGED }, 401, 401],
+  ["a token nobody signed, with a secret key", { apikey: KEYS.cron, bearer: FORGED }, 401, 401],
+  [
+    "a token nobody signed, with the publishable key",
+    { apikey: KEYS.publishable, bearer: FORGED },
+    401,
+    401,
+  ],
+  ["an expired token", { bearer: sampleToken({ exp: NOON.getTime() / 1000 }) }, 401, 401],
+  ["a token that never expires", { bearer: sampleToken({ sub: "x" }) }, 401, 401],
+  ["no token at all", { bearer: "abc" }, 401, 401],
+  ["three words with dots", { bearer: "a.b.c" }, 401, 401],
+  ["an empty Authorization", { authorization: "" }, 401, 401],
+  ["a scheme without a token", { authorization: "Bearer" }, 401, 401],
+  ["two tokens", { authorization: `Bearer ${ADMIN} ${ADMIN}` }, 401, 401],
+  ["a token without a scheme", { authorization: ADMIN }, 401, 401],
+  ["a password", { authorization: "Basic YTpi" }, 401, 401],
+];
+
+describe("keyOrAdmin()", () => {
+  it.each(MATRIX)("%s", async (_name, credentials, expected) => {
+    const { world } = sampleAuth();
+    const judging = keyOrAdmin(request("POST", { headers: headers(credentials) }), world);
+    expect(await outcome(judging)).toEqual(expected);
+  });
+
+  it("says how to authenticate with each 401, and repeats no credential", async () => {
+    for (const [, credentials, expected] of MATRIX) {
+      if (expected !== 401) continue;
+      const { world } = sampleAuth();
+      const error = await keyOrAdmin(request("POST", { headers: headers(credentials) }), world)
+        .catch((error: Problem) => error) as Problem;
+      expect(error.headers["www-authenticate"]).toMatch(/^Bearer /);
+      expect(error.message).not.toBe("");
+      for (const value of Object.values(credentials).filter((value) => value.length > 6)) {
+        expect(error.message).not.toContain(value);
+      }
+    }
+  });
+});
+
+describe("anybody()", () => {
+  it.each(MATRIX)("%s", async (_name, credentials, _job, expected) => {
+    const { world } = sampleAuth();
+    const judging = anybody(request("GET", { headers: headers(credentials) }), world);
+    expect(await outcome(judging)).toEqual(expected);
+  });
+
+  it("needs no environment for those who show no credentials", async () => {
+    const environment = vi.fn(sampleEnvironment);
+    const { world } = sampleAuth({ environment });
+    await anybody(request("GET"), world);
+    expect(environment).not.toHaveBeenCalled();
+  });
+
+  it("fails closed without an environment", async () => {
+    const environment = () => {
+      throw new ConfigurationError("Cannot use SUPABASE_SECRET_KEYS: it is not set");
+    };
+    const { world } = sampleAuth({ environment });
+    const judging = anybody(request("GET", { headers: { apikey: KEYS.cron } }), world);
+    await expect(judging).rejects.toThrow(ConfigurationError);
+  });
+});
+
+describe("a user's token", () => {
+  it.each([
+    ["no JWT", "abc"],
+    ["expired", sampleToken({ exp: NOON.getTime() / 1000 })],
+  ])("costs the database nothing when it is %s", async (_name, bearer) => {
+    const { world, openAs } = sampleAuth();
+    await outcome(keyOrAdmin(request("POST", { headers: headers({ bearer }) }), world));
+    expect(openAs).not.toHaveBeenCalled();
+  });
+
+  it("is judged by the database as long as it lasts", async () => {
+    const bearer = sampleToken({ exp: NOON.getTime() / 1000 + 1 });
+    const { world, openAs } = sampleAuth();
+    await outcome(
+      keyOrAdmin(request("POST", { headers: headers({ bearer }) }), world).catch(() => 0),
+    );
+    expect(openAs).toHaveBeenCalledOnce();
+  });
+
+  it.each(
+    [
+      ["denied", 403],
+      ["unauthenticated", 401],
+    ] as const,
+  )("is refused when the database says %s", async (kind, status) => {
+    const openAs = () => ({
+      call: () => Promise.reject(new DatabaseError("is_admin", kind, "", "")),
+    });
+    const { world } = sampleAuth({ openAs });
+    const judging = keyOrAdmin(request("POST", { headers: headers({ bearer: ADMIN }) }), world);
+    expect(await outcome(judging)).toBe(status);
+  });
+
+  it.each(["unreachable", "timed_out", "malformed", "missing"] as const)(
+    "lets nobody in while the database is %s",
+    async (kind) => {
+      const error = new DatabaseError("is_admin", kind, "", "");
+      const { world } = sampleAuth({ openAs: () => ({ call: () => Promise.reject(error) }) });
+      const judging = keyOrAdmin(request("POST", { headers: headers({ bearer: ADMIN }) }), world);
+      await expect(judging).rejects.toBe(error);
+    },
+  );
+});
+
+describe("keys", () => {
+  it("may be rotated: either of the two is taken, with or without the other", async () => {
+    const { cron: _cron, ...rest } = sampleEnvironment().secretKeys;
+    const environment = () => sampleEnvironment({ secretKeys: rest });
+    const { world } = sampleAuth({ environment });
+    const judge = (apikey: string) =>
+      outcome(keyOrAdmin(request("POST", { headers: { apikey } }), world));
+    expect(await judge(KEYS.cron_next)).toEqual(key("cron_next"));
+    expect(await judge(KEYS.cron)).toBe(401);
+  });
+
+  it("go by the better of two names", async () => {
+    const secretKeys = { default: KEYS.default, another: KEYS.cron, cron: KEYS.cron };
+    const { world } = sampleAuth({ environment: () => sampleEnvironment({ secretKeys }) });
+    const judging = keyOrAdmin(request("POST", { headers: { apikey: KEYS.cron } }), world);
+    expect(await outcome(judging)).toEqual(key("cron"));
+  });
+});
