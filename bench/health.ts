@@ -57,7 +57,7 @@ export function measureHealth(log: (line: string) => void): Promise<string> {
     await admin.query("select pg_reload_conf()");
     await admin.end();
 
-    const direct = facts.functions_url.replace(/:\d+/, `:${Number(new URL(facts.api_url).port) + 4}`);
+    const direct = `http://127.0.0.1:${Number(new URL(facts.api_url).port) + 4}`;
     const targets = [
       ["straight at the function", `${direct}/health`],
       ["through the local gateway", `${facts.functions_url}/health`],

@@ -1,5 +1,5 @@
 /** Where the programs of the stack are: each comes in an npm package for the platform at hand. */
-import { accessSync, chmodSync, constants, existsSync, readFileSync, symlinkSync } from "node:fs";
+import { existsSync, readFileSync, symlinkSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join, relative } from "node:path";
 import process from "node:process";
@@ -32,16 +32,6 @@ function platformPackage(owner: string, names: readonly string[], entry: string)
       "Install it with `npm ci`, with optional dependencies. Linux and macOS on x64 and arm64 are supported; " +
       "on Windows use WSL.",
   );
-}
-
-/** Lets a program be run: the install script of its package, which does it, is not allowed to run. */
-function executable(path: string): string {
-  try {
-    accessSync(path, constants.X_OK);
-  } catch {
-    chmodSync(path, 0o755);
-  }
-  return path;
 }
 
 /** A Postgres that is there to be started. */
@@ -88,8 +78,8 @@ export function embeddedPostgres(): PostgresInstallation {
 
   const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
   return {
-    initdb: executable(join(native, "bin", "initdb")),
-    postgres: executable(join(native, "bin", "postgres")),
+    initdb: join(native, "bin", "initdb"),
+    postgres: join(native, "bin", "postgres"),
     major: String(version).split(".")[0]!,
     extensions: join(native, "share", "postgresql", "extension"),
     standIns: ["pg_cron", "pg_net", "supabase_vault"],
@@ -100,7 +90,7 @@ export function embeddedPostgres(): PostgresInstallation {
 export function denoBinary(): string {
   const libc = process.platform === "linux" ? "-glibc" : "";
   const name = `@deno/${process.platform}-${process.arch}${libc}`;
-  return executable(join(platformPackage("deno/package.json", [name], "package.json"), "deno"));
+  return join(platformPackage("deno/package.json", [name], "package.json"), "deno");
 }
 
 /** What every Deno of ours is told: keep the cache in the project, ask nobody about updates. */
@@ -112,5 +102,5 @@ export function denoEnvironment(): Record<string, string> {
 export function supabaseBinary(): string {
   const name = `@supabase/cli-${process.platform}-${process.arch}`;
   const folder = platformPackage("supabase/package.json", [name, `${name}-musl`], "package.json");
-  return executable(join(folder, "bin", "supabase"));
+  return join(folder, "bin", "supabase");
 }

@@ -38,7 +38,7 @@ function roomsBelow(room: string): string[] {
 }
 
 /** Packages that pure code may use: they do no I/O. */
-const PURE_PACKAGES = ["zod", "date-fns"];
+const PURE_PACKAGES = ["zod"];
 
 /** Whatever is the world, time or chance. */
 const IMPURE: [string, RegExp][] = [

@@ -1,5 +1,4 @@
 import type { HealthFacts, JobFacts } from "../contract/health-facts.ts";
-import { redact } from "../../supabase/functions/_shared/redact.ts";
 
 /**
  * Worst first. Known to be broken is worse than not known: it says where to look. For a pinger both

@@ -409,7 +409,9 @@ begin
   set lease_run_id = case when lease_run_id = p_run_id then null else lease_run_id end,
       lease_until = case when lease_run_id = p_run_id then null else lease_until end,
       last_succeeded_at = case
-        when p_outcome = 'succeeded' then greatest(last_succeeded_at, p_now) else last_succeeded_at end
+        when p_outcome = 'succeeded' and (p_result -> 'partial') is distinct from 'true'
+          then greatest(last_succeeded_at, p_now)
+        else last_succeeded_at end
   where job = v_run.job;
 
   return jsonb_build_object('state', v_judged.state);
@@ -418,6 +420,7 @@ $$;
 
 comment on function monitor.finish_job(uuid, text, jsonb, text, timestamptz) is
   'Ends a started run: the function''s own witness. Gives the lease back unless another run has taken it since. '
+  'A result with {"partial": true} is a run of part of the job, which does not make the job fresh. '
   'Returns {state}. Errors: 22023 for a run that is not running or another outcome than succeeded or failed.';
 
 revoke all on all functions in schema monitor from public;

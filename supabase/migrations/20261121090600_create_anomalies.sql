@@ -2,7 +2,8 @@
 -- Locks:    none on existing tables.
 -- Undo:     drop table monitor.evidence_samples, monitor.anomaly_detections_archive, monitor.anomaly_detections,
 --           monitor.detector_states cascade; drop function monitor.record_detections(uuid, jsonb, timestamptz),
---           monitor.read_detection_page(integer, integer, timestamptz), monitor.copy_evidence(bigint);
+--           monitor.read_detection_page(integer, integer, timestamptz), monitor.copy_evidence(bigint),
+--           monitor.missing_evidence(bigint), monitor.review_anomaly(bigint, text, timestamptz);
 
 create table monitor.detector_states (
   series_id       integer     not null,
@@ -156,16 +157,13 @@ create policy evidence_samples_select_authenticated
 grant select on monitor.evidence_samples to authenticated;
 grant select, insert, delete on monitor.evidence_samples to service_role;
 
-create function monitor.copy_evidence(p_anomaly_id bigint)
-returns integer
-language plpgsql
+create function monitor.missing_evidence(p_anomaly_id bigint)
+returns setof monitor.evidence_samples
+language sql
+stable
 security invoker
 set search_path = ''
 as $$
-declare
-  v_copied  integer;
-begin
-  insert into monitor.evidence_samples (owner_kind, owner_id, series_id, recorded_at, value)
   select 'anomaly', anomaly.anomaly_id, sample.series_id, sample.recorded_at, sample.value
   from monitor.anomaly_detections as anomaly
   join monitor.metric_time_series as sample
@@ -176,6 +174,28 @@ begin
     and (sample.recorded_at <= anomaly.started_at + interval '2 hours'
       or sample.recorded_at >= coalesce(anomaly.ended_at, anomaly.last_seen_at) - interval '2 hours')
   where anomaly.anomaly_id = p_anomaly_id
+    and not exists (
+      select from monitor.evidence_samples as known
+      where known.owner_kind = 'anomaly' and known.owner_id = anomaly.anomaly_id
+        and known.series_id = sample.series_id and known.recorded_at = sample.recorded_at
+    );
+$$;
+
+comment on function monitor.missing_evidence(bigint) is
+  'The samples within 2 hours of an anomaly''s start and of its end (so far) that are not among its evidence yet.';
+
+create function monitor.copy_evidence(p_anomaly_id bigint)
+returns integer
+language plpgsql
+security invoker
+set search_path = ''
+as $$
+declare
+  v_copied  integer;
+begin
+  insert into monitor.evidence_samples (owner_kind, owner_id, series_id, recorded_at, value)
+  select owner_kind, owner_id, series_id, recorded_at, value
+  from monitor.missing_evidence(p_anomaly_id)
   on conflict do nothing;
   get diagnostics v_copied = row_count;
   return v_copied;
@@ -183,8 +203,7 @@ end;
 $$;
 
 comment on function monitor.copy_evidence(bigint) is
-  'Copies the samples within 2 hours of an anomaly''s start and of its end (so far) to evidence_samples; what is there '
-  'already stays. Returns how many were copied.';
+  'Copies what monitor.missing_evidence finds to evidence_samples. Returns how many samples that were.';
 
 create function monitor.read_detection_page(
   p_after_series_id  integer     default 0,
@@ -413,6 +432,7 @@ comment on function monitor.review_anomaly(bigint, text, timestamptz) is
 
 revoke all on all functions in schema monitor from public;
 grant execute on function
+  monitor.missing_evidence(bigint),
   monitor.copy_evidence(bigint),
   monitor.read_detection_page(integer, integer, timestamptz),
   monitor.record_detections(uuid, jsonb, timestamptz),

@@ -2,7 +2,7 @@
 -- Locks:    none on existing tables.
 -- Undo:     drop table monitor.metric_collectors; drop function monitor.sample(text, double precision, jsonb),
 --           monitor.plan_collection(timestamptz), monitor.record_collection(uuid, timestamptz, jsonb),
---           monitor.register_collector(text, text, integer, integer, text[]);
+--           monitor.register_collector(text, text, integer, integer, text[]), monitor.relation_exists(text);
 
 create table monitor.metric_collectors (
   collector              text             not null,
@@ -113,6 +113,23 @@ comment on function monitor.register_collector(text, text, integer, integer, tex
   'call it. For the owner of the schema. Errors: 22023 when there is no such read-only function, 23514 for a setting '
   'out of range.';
 
+create function monitor.relation_exists(p_relation text)
+returns boolean
+language plpgsql
+stable
+security invoker
+set search_path = ''
+as $$
+begin
+  return to_regclass(p_relation) is not null;
+exception when others then
+  return false; -- no name at all, or in a closed schema: one wrong row must not stop every collector
+end;
+$$;
+
+comment on function monitor.relation_exists(text) is
+  'Whether there is a relation of this qualified name that the caller can reach. Never raises.';
+
 create function monitor.plan_collection(p_scheduled_at timestamptz)
 returns jsonb
 language sql
@@ -139,7 +156,7 @@ as $$
     from monitor.metric_collectors as known
     left join lateral (
       select relation from unnest(known.required_relations) as relation
-      where to_regclass(relation) is null
+      where not monitor.relation_exists(relation)
       limit 1
     ) as missing on true
   )

@@ -264,7 +264,8 @@ begin
       coalesce(anomaly.reviewed_at, anomaly.started_at) as age
     from monitor.anomaly_detections as anomaly
     where case when anomaly.review_state in ('resolved', 'false_positive', 'expected')
-      then anomaly.reviewed_at < v_review_cutoff
+      -- One that still lasts stays, or the detector's next word would open it anew.
+      then anomaly.reviewed_at < v_review_cutoff and (anomaly.ended_at is not null or anomaly.last_seen_at < v_cutoff)
       else greatest(anomaly.last_seen_at, anomaly.ended_at, anomaly.reviewed_at) < v_cutoff
     end
   )
@@ -294,8 +295,9 @@ begin
         upper, observed, score, severity, explanation, sample_count, group_id, review_state, reviewed_at, reviewed_by, run_id
       )
       select
-        anomaly_id, series_id, detector_version, started_at, last_seen_at, ended_at, ended_reason, expected, lower,
-        upper, observed, score, severity, explanation, sample_count, group_id,
+        anomaly_id, series_id, detector_version, started_at, last_seen_at,
+        coalesce(ended_at, last_seen_at), coalesce(ended_reason, 'no_data'), -- seen no more for retention_days
+        expected, lower, upper, observed, score, severity, explanation, sample_count, group_id,
         case when review_state in ('open', 'acknowledged') then 'expired' else review_state end,
         case when review_state in ('open', 'acknowledged') then p_now else reviewed_at end,
         case when review_state in ('open', 'acknowledged') then 'retention policy' else reviewed_by end,
@@ -323,8 +325,8 @@ $$;
 
 comment on function monitor.cleanup_old_anomalies(integer, timestamptz, boolean, integer) is
   'Moves to the archive: anomalies resolved (also as false positive or expected) more than 7 days ago, and unresolved '
-  'ones untouched for retention_days, which are closed as expired. One that an open alert or incident refers to is '
-  'held. At most p_limit a call, oldest first. Returns as monitor.retention_result.';
+  'ones untouched for retention_days, which are closed as expired. One that still lasts stays; one that an open alert '
+  'or incident refers to is held. At most p_limit a call, oldest first. Returns as monitor.retention_result.';
 
 create function monitor.cleanup_old_alerts(
   retention_days  integer     default 90,
@@ -446,38 +448,44 @@ security invoker
 set search_path = ''
 as $$
 declare
+  c_budget constant interval := interval '3 seconds';
   v_started_at  timestamptz := clock_timestamp();
   v_anomaly_id  bigint;
   v_copied      integer := 0;
-  v_deleted     integer := 0;
+  v_deleted     integer;
   v_due         integer;
+  v_oldest      timestamptz;
 begin
-  -- The two hours after an end had not happened yet when it was told.
-  if not p_dry_run then
-    for v_anomaly_id in
-      select anomaly_id from monitor.anomaly_detections
-      where ended_at > p_now - interval '3 days' and ended_at <= p_now - interval '2 hours'
-      order by anomaly_id
-    loop
-      v_copied := v_copied + monitor.copy_evidence(v_anomaly_id);
-    end loop;
-  end if;
+  -- The two hours after a start or an end had not happened yet when it was told.
+  for v_anomaly_id in
+    select anomaly_id from monitor.anomaly_detections
+    where coalesce(ended_at, started_at) > p_now - interval '3 days'
+      and coalesce(ended_at, started_at) <= p_now - interval '2 hours'
+    order by anomaly_id
+  loop
+    exit when clock_timestamp() - v_started_at > c_budget;
+    v_copied := v_copied + case when p_dry_run
+      then (select count(*) from monitor.missing_evidence(v_anomaly_id))
+      else monitor.copy_evidence(v_anomaly_id) end;
+  end loop;
 
-  with orphaned as (
-    select owner_kind, owner_id
-    from (select distinct owner_kind, owner_id from monitor.evidence_samples) as owner
-    where case owner_kind
-      when 'incident' then not exists (select from monitor.incidents where incident_id = owner_id)
-      else not exists (select from monitor.anomaly_detections where anomaly_id = owner_id)
-        and not exists (select from monitor.anomaly_detections_archive where anomaly_id = owner_id)
-    end
+  with owner as materialized (
+    select
+      owner_kind, owner_id, count(*) as samples, min(recorded_at) as oldest_at,
+      case owner_kind
+        when 'incident' then not exists (select from monitor.incidents where incident_id = owner_id)
+        else not exists (select from monitor.anomaly_detections where anomaly_id = owner_id)
+          and not exists (select from monitor.anomaly_detections_archive where anomaly_id = owner_id)
+      end as is_gone
+    from monitor.evidence_samples
+    group by owner_kind, owner_id
   )
-  select count(*) into v_due
-  from monitor.evidence_samples join orphaned using (owner_kind, owner_id);
+  select coalesce(sum(samples) filter (where is_gone), 0), min(oldest_at) filter (where not is_gone)
+  into v_due, v_oldest
+  from owner;
 
-  if p_dry_run then
-    v_deleted := v_due;
-  elsif v_due > 0 then
+  v_deleted := v_due;
+  if not p_dry_run and v_due > 0 then
     with due as (
       select evidence.ctid
       from monitor.evidence_samples as evidence
@@ -486,21 +494,25 @@ begin
         else not exists (select from monitor.anomaly_detections where anomaly_id = owner_id)
           and not exists (select from monitor.anomaly_detections_archive where anomaly_id = owner_id)
       end
+      order by evidence.recorded_at
       limit p_limit
     )
     delete from monitor.evidence_samples as evidence using due where evidence.ctid = due.ctid;
     get diagnostics v_deleted = row_count;
+    if v_deleted < v_due then
+      select min(recorded_at) into v_oldest from monitor.evidence_samples;
+    end if;
   end if;
 
   return monitor.retention_result(
     'evidence_samples', jsonb_build_object('deleted', v_deleted, 'copied', v_copied), '{}', 0,
-    (select min(recorded_at) from monitor.evidence_samples), not p_dry_run and v_due > v_deleted, v_started_at);
+    v_oldest, not p_dry_run and v_deleted > 0 and v_due > v_deleted, v_started_at);
 end;
 $$;
 
 comment on function monitor.cleanup_evidence(timestamptz, boolean, integer) is
-  'Completes the evidence of anomalies that ended lately and deletes evidence whose owner is gone, at most p_limit '
-  'samples. Returns as monitor.retention_result.';
+  'Completes the evidence of anomalies that began or ended lately and deletes evidence whose owner is gone, at most '
+  'p_limit samples, oldest first. Returns as monitor.retention_result.';
 
 create function monitor.cleanup_own_table(
   p_entity        text,
@@ -518,7 +530,9 @@ declare
   v_started_at  timestamptz := clock_timestamp();
   v_cutoff      timestamptz := monitor.retention_cutoff(retention_days, p_now);
   v_due         integer;
+  v_held        integer;
   v_deleted     integer;
+  v_ids         bigint[];
   v_oldest      timestamptz;
 begin
   -- One static statement an entity: nothing here is put together from strings.
@@ -544,11 +558,27 @@ begin
         order by changed_at limit p_limit for update skip locked);
     end if;
   elsif p_entity = 'anomaly_detections_archive' then
-    select count(*) into v_due from monitor.anomaly_detections_archive where reviewed_at < v_cutoff;
+    with due as (
+      select archived.anomaly_id, archived.reviewed_at, exists (
+        select from monitor.incident_anomalies as link
+        join monitor.incidents as incident using (incident_id)
+        where link.anomaly_id = archived.anomaly_id and incident.resolved_at is null
+      ) or exists (
+        select from monitor.system_alerts as alert
+        where alert.anomaly_id = archived.anomaly_id and alert.resolved_at is null
+      ) as is_held
+      from monitor.anomaly_detections_archive as archived
+      where archived.reviewed_at < v_cutoff
+    )
+    select
+      count(*) filter (where not is_held), count(*) filter (where is_held),
+      array_agg(anomaly_id order by reviewed_at, anomaly_id) filter (where not is_held)
+    into v_due, v_held, v_ids
+    from due;
     if not p_dry_run then
       delete from monitor.anomaly_detections_archive where anomaly_id in (
-        select anomaly_id from monitor.anomaly_detections_archive where reviewed_at < v_cutoff
-        order by reviewed_at limit p_limit for update skip locked);
+        select anomaly_id from monitor.anomaly_detections_archive where anomaly_id = any (v_ids)
+        order by reviewed_at, anomaly_id limit p_limit for update skip locked);
     end if;
   elsif p_entity = 'sample_days' then
     select count(*) into v_due from monitor.sample_days where state = 'dropped' and state_since < v_cutoff;
@@ -558,19 +588,17 @@ begin
         order by day limit p_limit for update skip locked);
     end if;
   elsif p_entity = 'metric_series' then
-    select count(*) into v_due from monitor.metric_series as series
+    select count(*), array_agg(series.series_id order by series.series_id) into v_due, v_ids
+    from monitor.metric_series as series
     where coalesce(last_sample_at, created_at) < v_cutoff
+      and not exists (select from monitor.metric_time_series where series_id = series.series_id)
       and not exists (select from monitor.anomaly_detections where series_id = series.series_id)
       and not exists (select from monitor.anomaly_detections_archive where series_id = series.series_id)
       and not exists (select from monitor.evidence_samples where series_id = series.series_id);
     if not p_dry_run then
       delete from monitor.metric_series where series_id in (
-        select series.series_id from monitor.metric_series as series
-        where coalesce(last_sample_at, created_at) < v_cutoff
-          and not exists (select from monitor.anomaly_detections where series_id = series.series_id)
-          and not exists (select from monitor.anomaly_detections_archive where series_id = series.series_id)
-          and not exists (select from monitor.evidence_samples where series_id = series.series_id)
-        order by series.series_id limit p_limit for update skip locked);
+        select series_id from monitor.metric_series where series_id = any (v_ids)
+        order by series_id limit p_limit for update skip locked);
     end if;
   elsif p_entity = 'cron.job_run_details' then
     if to_regclass('cron.job_run_details') is null then
@@ -599,13 +627,18 @@ begin
     when 'retention_runs' then (select min(started_at) from monitor.retention_runs where not p_dry_run or started_at >= v_cutoff)
     when 'audit_log' then (select min(changed_at) from monitor.audit_log where not p_dry_run or changed_at >= v_cutoff)
     when 'anomaly_detections_archive' then
-      (select min(reviewed_at) from monitor.anomaly_detections_archive where not p_dry_run or reviewed_at >= v_cutoff)
-    when 'sample_days' then (select min(day)::timestamp at time zone 'UTC' from monitor.sample_days)
-    when 'metric_series' then (select min(created_at) from monitor.metric_series)
+      (select min(reviewed_at) from monitor.anomaly_detections_archive
+        where not p_dry_run or anomaly_id <> all (coalesce(v_ids, '{}')))
+    when 'sample_days' then
+      (select min(day)::timestamp at time zone 'UTC' from monitor.sample_days
+        where not p_dry_run or state <> 'dropped' or state_since >= v_cutoff)
+    when 'metric_series' then
+      (select min(created_at) from monitor.metric_series where not p_dry_run or series_id <> all (coalesce(v_ids, '{}')))
     else v_oldest
   end;
   return monitor.retention_result(
-    p_entity, jsonb_build_object('deleted', v_deleted), '{}',
+    p_entity, jsonb_build_object('deleted', v_deleted),
+    case when v_held is null then '{}' else jsonb_build_object('held', v_held) end,
     -- Fewer than there was room for: the others were locked.
     case when p_dry_run then 0 else greatest(least(v_due, p_limit) - v_deleted, 0) end,
     v_oldest, not p_dry_run and v_deleted > 0 and v_due > v_deleted, v_started_at);
@@ -641,6 +674,7 @@ returns jsonb
 language plpgsql
 security invoker
 set search_path = ''
+set lock_timeout = '500ms' -- rows that belong to what is deleted cannot be skipped when others hold them
 as $$
 declare
   v_started_at  timestamptz := clock_timestamp();

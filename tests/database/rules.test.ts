@@ -36,6 +36,7 @@ const SET_RETURNING: Readonly<Record<string, string>> = {
   "monitor.cron_ticks(text,timestamp with time zone,timestamp with time zone)":
     "for SQL; granted because the check of job_schedules calls it",
   "monitor.match_series(jsonb,integer,integer)": "takes at most 1,000 as its limit",
+  "monitor.missing_evidence(bigint)": "for SQL; granted because copy_evidence calls it",
 };
 
 /** The tables, views and partitions of the schema. */

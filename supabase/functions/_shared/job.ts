@@ -56,9 +56,9 @@ export interface JobWorld extends EndpointWorld {
   readonly authorize: EndpointSpec<unknown>["authorize"];
 }
 
-/** How far ahead and how far back the minute of a run may lie. */
+/** How far ahead and how far back the minute of a run may lie: what is measured now is not told as of long ago. */
 export const FUTURE_LIMIT_SECONDS = 300;
-export const PAST_LIMIT_SECONDS = 3600;
+export const PAST_LIMIT_SECONDS = 300;
 
 const MINUTE = 60_000;
 

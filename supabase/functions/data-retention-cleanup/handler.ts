@@ -66,7 +66,8 @@ export async function cleanUp(
   const steps = [...done.values()];
   const failed = steps.filter(({ outcome }) => outcome === "failed");
   const complete = isInTime && steps.every(({ more }) => !more);
-  const result = { dry_run, entities: steps, complete };
+  // A run of some entities says so: it is not the job's daily success (monitor.finish_job).
+  const result = { dry_run, partial: entities !== undefined, entities: steps, complete };
   if (failed.length === 0) return { kind: "succeeded", result };
   const names = failed.map(({ entity, detail }) => `${entity} (${detail ?? "no reason given"})`);
   return { kind: "failed", reason: `retention failed for ${names.join(", ")}`, result };

@@ -1,0 +1,465 @@
+import { describe, expect } from "vitest";
+import { it, type Query, queryOf, rpc } from "./database.ts";
+import { addAnomaly, addMetric, addSeries, DAY, HOUR, iso, MINUTE, NOON, openDays, range } from "./seeds.ts";
+
+interface Series {
+  series_id: number;
+  times: number[];
+  values: number[];
+  state: unknown;
+  state_version: string | null;
+  last_sample_at: number | null;
+  open_anomaly: { anomaly_id: number; started_at: number } | null;
+}
+
+interface Page {
+  series: Series[];
+  next_series_id: number | null;
+}
+
+const readPage = (query: Query, more: object = {}, at = NOON) =>
+  rpc<Page>(query, "read_detection_page", { p_now: iso(at), ...more });
+
+/** What the detector says of a series that has a sample a minute since noon. */
+function update(seriesId: number, previous: number | null, last: number, events: object[] = [], more: object = {}) {
+  return {
+    series_id: seriesId,
+    previous_sample_at: previous,
+    last_sample_at: last,
+    state_version: "test/1",
+    state: { seen: last },
+    events,
+    ...more,
+  };
+}
+
+const event = (kind: "open" | "extend" | "close", startedAt: number, lastSeenAt: number, more: object = {}) => ({
+  kind,
+  started_at: startedAt,
+  last_seen_at: lastSeenAt,
+  ended_at: kind === "close" ? lastSeenAt : null,
+  ended_reason: kind === "close" ? "recovered" : null,
+  expected: 1,
+  lower: 0,
+  upper: 2,
+  observed: 9,
+  score: 8,
+  severity: "warning",
+  explanation: "9 instead of 1",
+  sample_count: 1,
+  ...more,
+});
+
+interface Recorded {
+  opened: number;
+  extended: number;
+  closed: number;
+  stale: number;
+}
+
+const recordAll = (query: Query, updates: unknown, at = NOON) =>
+  rpc<Recorded>(query, "record_detections", { p_run_id: null, p_updates: updates, p_now: iso(at) });
+
+/** A series with a sample each minute of the `count` from noon on. */
+async function addMinutes(query: Query, count: number, from = NOON, definition: object = {}) {
+  const metric = await addMetric(query, { ...definition });
+  return addSeries(query, metric, range(count).map((n) => [from + n * MINUTE, n]));
+}
+
+const readAnomalies = async (query: Query, seriesId: number) =>
+  (await query("select * from monitor.anomaly_detections where series_id = $1 order by started_at", [seriesId])).rows;
+
+const readEvidence = async (query: Query, anomalyId: number) =>
+  (await query<{ at: string }>(
+    `select monitor.epoch_ms(recorded_at) as at from monitor.evidence_samples
+     where owner_kind = 'anomaly' and owner_id = $1 order by recorded_at`,
+    [anomalyId],
+  )).rows.map(({ at }) => Number(at));
+
+describe("monitor.read_detection_page()", () => {
+  it("gives a series with its settings, and no state the first time", async ({ query }) => {
+    await openDays(query);
+    const metric = await addMetric(query, {
+      unit: "seconds",
+      kind: "counter",
+      detection_direction: "up",
+      detection_sensitivity: "high",
+      minimum_change: 2.5,
+    });
+    const series_id = await addSeries(query, metric, [[NOON - 2, 1], [NOON - 1, 2]], { a: "b" });
+    expect(await readPage(query)).toEqual({
+      series: [{
+        series_id,
+        metric,
+        labels: { a: "b" },
+        unit: "seconds",
+        kind: "counter",
+        direction: "up",
+        sensitivity: "high",
+        minimum_change: 2.5,
+        state: null,
+        state_version: null,
+        last_sample_at: null,
+        open_anomaly: null,
+        times: [NOON - 2, NOON - 1],
+        values: [1, 2],
+      }],
+      next_series_id: null,
+    });
+  });
+
+  it("gives only what came after the saved state, with that state", async ({ query }) => {
+    await openDays(query);
+    const series = await addMinutes(query, 10);
+    await recordAll(query, [update(series, null, NOON + 6 * MINUTE)]);
+    const { series: [page] } = await readPage(query, {}, NOON + HOUR);
+    expect(page).toMatchObject({
+      state: { seen: NOON + 6 * MINUTE },
+      state_version: "test/1",
+      last_sample_at: NOON + 6 * MINUTE,
+      times: [7, 8, 9].map((n) => NOON + n * MINUTE),
+    });
+  });
+
+  it("leaves out series without anything new, and those whose metric is not watched", async ({ query }) => {
+    await openDays(query);
+    const judged = await addMinutes(query, 3);
+    await recordAll(query, [update(judged, null, NOON + 2 * MINUTE)]);
+    await addMinutes(query, 3, NOON, { detection_enabled: false });
+    await addSeries(query, await addMetric(query));
+    expect(await readPage(query)).toEqual({ series: [], next_series_id: null });
+  });
+
+  it("starts a series nobody has judged with its last day", async ({ query }) => {
+    await openDays(query, NOON - 2 * DAY, 3);
+    const metric = await addMetric(query);
+    await addSeries(query, metric, [[NOON - DAY - 1, 1], [NOON - DAY, 2], [NOON - DAY + 1, 3], [NOON, 4]]);
+    expect((await readPage(query)).series[0]!.values).toEqual([3, 4]);
+  });
+
+  it("leaves out a series nobody has judged that has been silent for a day", async ({ query }) => {
+    await openDays(query, NOON - 2 * DAY, 3);
+    await addSeries(query, await addMetric(query), [[NOON - DAY, 1]]);
+    expect((await readPage(query)).series).toEqual([]);
+    expect((await readPage(query, {}, NOON - 1)).series).toHaveLength(1);
+  });
+
+  it("works off a backlog oldest first, 1,500 samples at a time", async ({ query }) => {
+    await openDays(query, NOON, 3);
+    const series = await addMinutes(query, 1501);
+    await recordAll(query, [update(series, null, NOON - 1)]);
+    const first = (await readPage(query, {}, NOON + 2 * DAY)).series[0]!;
+    expect(first.times).toHaveLength(1500);
+    expect(first.times[0]).toBe(NOON);
+    await recordAll(query, [update(series, NOON - 1, first.times.at(-1)!)]);
+    const second = (await readPage(query, {}, NOON + 2 * DAY)).series[0]!;
+    expect(second.values).toEqual([1500]);
+  });
+
+  it("gives exactly 1,500 samples at once", async ({ query }) => {
+    await openDays(query, NOON, 3);
+    const series = await addMinutes(query, 1500);
+    await recordAll(query, [update(series, null, NOON - 1)]);
+    expect((await readPage(query, {}, NOON + 2 * DAY)).series[0]!.times).toHaveLength(1500);
+  });
+
+  it("pages by series, and loses none", async ({ query }) => {
+    await openDays(query);
+    const all: number[] = [];
+    for (const _ of range(7)) all.push(await addMinutes(query, 1, NOON - MINUTE));
+    for (const p_limit of [1, 2, 3, 7, 8, 1000]) {
+      const seen: number[] = [];
+      for (let after: number | null = 0; after !== null;) {
+        const page: Page = await readPage(query, { p_after_series_id: after, p_limit });
+        expect(page.series.length).toBeLessThanOrEqual(p_limit);
+        seen.push(...page.series.map(({ series_id }) => series_id));
+        after = page.next_series_id;
+      }
+      expect(seen, `${p_limit} a page`).toEqual(all);
+    }
+  });
+
+  it("says whether an anomaly is open", async ({ query }) => {
+    await openDays(query);
+    const series = await addMinutes(query, 2, NOON - 5 * MINUTE);
+    await addAnomaly(query, series, {
+      started_at: iso(NOON - DAY),
+      ended_at: iso(NOON - DAY + 1),
+      ended_reason: "recovered",
+    });
+    expect((await readPage(query)).series[0]!.open_anomaly).toBeNull();
+    const anomaly_id = await addAnomaly(query, series, { started_at: iso(NOON - HOUR) });
+    expect((await readPage(query)).series[0]!.open_anomaly).toEqual({ anomaly_id, started_at: NOON - HOUR });
+  });
+
+  it("goes on past a series whose new samples are gone with their day", async ({ query }) => {
+    await openDays(query);
+    const metric = await addMetric(query);
+    await query("insert into monitor.metric_series (metric, labels, last_sample_at) values ($1, '{\"a\":\"b\"}', $2)", [
+      metric,
+      iso(NOON),
+    ]);
+    const series = await addSeries(query, metric, [[NOON - 1, 1]]);
+    const first = await readPage(query, { p_limit: 1 });
+    expect(first.series).toEqual([]);
+    const second = await readPage(query, { p_limit: 1, p_after_series_id: first.next_series_id });
+    expect(second.series).toMatchObject([{ series_id: series }]);
+  });
+
+  it.for([[0, false], [1, true], [1000, true], [1001, false], [null, false]] as const)(
+    "takes a limit of %s: %s",
+    async ([p_limit, isTaken], { query }) => {
+      const page = readPage(query, { p_limit });
+      if (isTaken) expect(await page).toMatchObject({ series: [] });
+      else await expect(page).rejects.toMatchObject({ code: "22023", hint: expect.any(String) });
+    },
+  );
+});
+
+describe("monitor.record_detections()", () => {
+  it("makes one row of an anomaly from its start to its end", async ({ query }) => {
+    await openDays(query);
+    const series = await addMinutes(query, 10);
+    const at = (n: number) => NOON + n * MINUTE;
+    expect(await recordAll(query, [update(series, null, at(2), [event("open", at(2), at(2))])])).toEqual({
+      opened: 1,
+      extended: 0,
+      closed: 0,
+      stale: 0,
+    });
+    const worse = { observed: 12, score: 11, severity: "critical", explanation: "12 instead of 1", sample_count: 3 };
+    expect(await recordAll(query, [update(series, at(2), at(4), [event("extend", at(2), at(4), worse)])])).toEqual({
+      opened: 0,
+      extended: 1,
+      closed: 0,
+      stale: 0,
+    });
+    expect(await recordAll(query, [update(series, at(4), at(6), [event("close", at(2), at(6), worse)])])).toEqual({
+      opened: 0,
+      extended: 0,
+      closed: 1,
+      stale: 0,
+    });
+    expect(await readAnomalies(query, series)).toMatchObject([{
+      started_at: new Date(at(2)),
+      last_seen_at: new Date(at(6)),
+      ended_at: new Date(at(6)),
+      ended_reason: "recovered",
+      observed: 12,
+      score: 11,
+      severity: "critical",
+      explanation: "12 instead of 1",
+      sample_count: 3,
+      detector_version: "test/1",
+      review_state: "open",
+    }]);
+  });
+
+  it("takes several events of one series in order: one ends, another begins", async ({ query }) => {
+    await openDays(query);
+    const series = await addMinutes(query, 10);
+    const at = (n: number) => NOON + n * MINUTE;
+    expect(
+      await recordAll(query, [
+        update(series, null, at(9), [
+          event("open", at(1), at(1)),
+          event("close", at(1), at(3), { ended_reason: "level_shift" }),
+          event("open", at(5), at(5)),
+          event("extend", at(5), at(9)),
+        ]),
+      ]),
+    ).toEqual({ opened: 2, extended: 1, closed: 1, stale: 0 });
+    expect(await readAnomalies(query, series)).toMatchObject([
+      { started_at: new Date(at(1)), ended_reason: "level_shift" },
+      { started_at: new Date(at(5)), last_seen_at: new Date(at(9)), ended_at: null },
+    ]);
+  });
+
+  it("is a row as well when it began and ended since the last run", async ({ query }) => {
+    await openDays(query);
+    const series = await addMinutes(query, 3);
+    expect(await recordAll(query, [update(series, null, NOON + MINUTE, [event("close", NOON, NOON + MINUTE)])]))
+      .toEqual({ opened: 1, extended: 0, closed: 1, stale: 0 });
+    expect(await readAnomalies(query, series)).toHaveLength(1);
+  });
+
+  it("changes nothing when it is repeated word for word", async ({ query }) => {
+    await openDays(query);
+    const series = await addMinutes(query, 3);
+    for (const previous of [null, NOON]) {
+      const words = [update(series, previous, NOON + (previous ? 1 : 0), [event("open", NOON, NOON)])];
+      await recordAll(query, words);
+      const before = await readAnomalies(query, series);
+      expect(await recordAll(query, words)).toEqual({ opened: 0, extended: 0, closed: 0, stale: 1 });
+      expect(await readAnomalies(query, series)).toEqual(before);
+    }
+  });
+
+  it("drops the word of a run that read an older state, whole", async ({ query }) => {
+    await openDays(query);
+    const series = await addMinutes(query, 10);
+    await recordAll(query, [update(series, null, NOON)]);
+    await recordAll(query, [update(series, NOON, NOON + 5 * MINUTE)]);
+    expect(
+      await recordAll(query, [update(series, NOON, NOON + 9 * MINUTE, [event("open", NOON, NOON + MINUTE)])]),
+    ).toMatchObject({ stale: 1, opened: 0 });
+    expect(await readAnomalies(query, series)).toEqual([]);
+    const { rows } = await query("select state from monitor.detector_states where series_id = $1", [series]);
+    expect(rows).toEqual([{ state: { seen: NOON + 5 * MINUTE } }]);
+  });
+
+  it("is stale too when the state is gone since it was read", async ({ query }) => {
+    await openDays(query);
+    const series = await addMinutes(query, 3);
+    expect(await recordAll(query, [update(series, NOON, NOON + 1)])).toMatchObject({ stale: 1 });
+    expect((await query("select 1 from monitor.detector_states where series_id = $1", [series])).rows).toEqual([]);
+  });
+
+  it("counts each series by itself", async ({ query }) => {
+    await openDays(query);
+    const [one, other] = [await addMinutes(query, 3), await addMinutes(query, 3)];
+    expect(
+      await recordAll(query, [
+        update(other, null, NOON, [event("open", NOON, NOON)]),
+        update(one, NOON - 1, NOON, [event("open", NOON, NOON)]),
+      ]),
+    ).toEqual({ opened: 1, extended: 0, closed: 0, stale: 1 });
+  });
+
+  it("lets one of two runs at once have its say", async ({ ownDatabase }) => {
+    const sessions = [await ownDatabase.connect(), await ownDatabase.connect()];
+    const [one, other] = sessions.map(queryOf) as [Query, Query];
+    await openDays(one);
+    const series = await addMinutes(one, 5);
+    const words = [update(series, null, NOON, [event("open", NOON, NOON)])];
+
+    await one("begin");
+    const first = await recordAll(one, words);
+    const second = recordAll(other, words);
+    await one("commit");
+    expect(first).toMatchObject({ opened: 1, stale: 0 });
+    expect(await second).toMatchObject({ opened: 0, stale: 1 });
+    expect(await readAnomalies(one, series)).toHaveLength(1);
+  });
+
+  it.for([
+    ["no severity", { severity: "bad" }, "23514"],
+    ["no explanation", { explanation: "" }, "23514"],
+    ["null in place of a number", { observed: null }, "23502"],
+    ["an end before its start", { ended_at: NOON - 1, ended_reason: "recovered" }, "23514"],
+    ["an end without a reason", { ended_at: NOON }, "23514"],
+    ["an unknown reason", { ended_at: NOON, ended_reason: "bored" }, "23514"],
+    ["a band upside down", { lower: 3, upper: 0 }, "23514"],
+    ["a negative score", { score: -1 }, "23514"],
+    ["no samples", { sample_count: 0 }, "23514"],
+  ] as const)("refuses an event with %s, and with it all of the call", async ([, wrong, code], { query }) => {
+    await openDays(query);
+    const [good, bad] = [await addMinutes(query, 2), await addMinutes(query, 2)];
+    await expect(
+      recordAll(query, [
+        update(good, null, NOON, [event("open", NOON, NOON)]),
+        update(bad, null, NOON, [event("open", NOON, NOON, wrong)]),
+      ]),
+    ).rejects.toMatchObject({ code });
+    expect((await query("select 1 from monitor.detector_states")).rows).toEqual([]);
+  });
+
+  it.for([[16_384 - 11, true], [16_384 - 10, false]] as const)(
+    "bounds the state at 16 KiB: with a text of %i bytes: %s",
+    async ([size, isTaken], { query }) => {
+      await openDays(query);
+      const series = await addMinutes(query, 2);
+      const saved = recordAll(query, [update(series, null, NOON, [], { state: { a: "x".repeat(size + 2) } })]);
+      if (isTaken) expect(await saved).toMatchObject({ stale: 0 });
+      else await expect(saved).rejects.toMatchObject({ constraint: "detector_states_state_bounded" });
+    },
+  );
+
+  it.for([{}, "text", 1])("refuses %o instead of an array", async (updates, { query }) => {
+    await expect(query("select monitor.record_detections(null, $1)", [JSON.stringify(updates)])).rejects
+      .toMatchObject({ code: "22023" });
+  });
+
+  it("does nothing with nothing", async ({ query }) => {
+    expect(await recordAll(query, [])).toEqual({ opened: 0, extended: 0, closed: 0, stale: 0 });
+  });
+});
+
+describe("monitor.anomaly_detections", () => {
+  it("never has two open anomalies of a series", async ({ query }) => {
+    await openDays(query);
+    const series = await addMinutes(query, 1);
+    await addAnomaly(query, series, { ended_at: iso(NOON), ended_reason: "recovered" });
+    await addAnomaly(query, series);
+    await expect(addAnomaly(query, series)).rejects.toMatchObject({
+      code: "23505",
+      constraint: "anomaly_detections_series_open_idx",
+    });
+  });
+
+  it("and its archive have the same columns", async ({ query }) => {
+    const columns = async (table: string) =>
+      (await query(
+        `select column_name, data_type, is_nullable from information_schema.columns
+         where table_schema = 'monitor' and table_name = $1 order by ordinal_position`,
+        [table],
+      )).rows;
+    expect(await columns("anomaly_detections_archive")).toEqual(await columns("anomaly_detections"));
+  });
+});
+
+describe("evidence", () => {
+  const EVERY = 30 * MINUTE;
+  /** A series with a sample every half hour of the five hours before and after noon, and one each moment beyond 2 hours. */
+  async function addHours(query: Query) {
+    await openDays(query);
+    const times = [...range(21).map((n) => NOON - 5 * HOUR + n * EVERY), NOON - 2 * HOUR - 1, NOON + 2 * HOUR + 1];
+    return addSeries(query, await addMetric(query), times.map((at) => [at, at - NOON]));
+  }
+  const between = (from: number, until: number) =>
+    range(Math.floor((until - from) / EVERY) + 1).map((n) => from + n * EVERY);
+
+  it("is what lies within 2 hours of the start when an anomaly opens", async ({ query }) => {
+    const series = await addHours(query);
+    await recordAll(query, [update(series, null, NOON, [event("open", NOON, NOON)])]);
+    const [anomaly] = await readAnomalies(query, series);
+    expect(await readEvidence(query, anomaly!.anomaly_id)).toEqual(between(NOON - 2 * HOUR, NOON + 2 * HOUR));
+  });
+
+  it("is what lies within 2 hours of either end when it closes, and not what lies between", async ({ query }) => {
+    const series = await addHours(query);
+    const [start, end] = [NOON - 2.5 * HOUR, NOON + 2.5 * HOUR];
+    await recordAll(query, [update(series, null, end, [event("close", start, end)])]);
+    const [anomaly] = await readAnomalies(query, series);
+    const evidence = (await readEvidence(query, anomaly!.anomaly_id)).filter((at) => at % EVERY === 0);
+    expect(evidence).toEqual([
+      ...between(start - 2 * HOUR, start + 2 * HOUR),
+      ...between(end - 2 * HOUR, end + 2 * HOUR),
+    ]);
+    expect(evidence).not.toContain(NOON);
+  });
+
+  it("grows at the close by what had not happened yet at the opening", async ({ query }) => {
+    await openDays(query);
+    const metric = await addMetric(query);
+    const series = await addSeries(query, metric, [[NOON - HOUR, 1], [NOON, 9]]);
+    await recordAll(query, [update(series, null, NOON, [event("open", NOON, NOON)])]);
+    await rpc(query, "record_samples", { p_samples: [{ metric, value: 8 }], p_recorded_at: iso(NOON + HOUR) });
+    await recordAll(query, [update(series, NOON, NOON + HOUR, [event("close", NOON, NOON + HOUR)])]);
+    const [anomaly] = await readAnomalies(query, series);
+    expect(await readEvidence(query, anomaly!.anomaly_id)).toEqual([NOON - HOUR, NOON, NOON + HOUR]);
+  });
+
+  it("keeps values bit by bit, and is not written twice", async ({ query }) => {
+    await openDays(query);
+    const series = await addSeries(query, await addMetric(query), [[NOON, 1 / 3]]);
+    const anomaly = await addAnomaly(query, series);
+    expect(await rpc(query, "copy_evidence", { p_anomaly_id: anomaly })).toBe(1);
+    expect(await rpc(query, "copy_evidence", { p_anomaly_id: anomaly })).toBe(0);
+    expect((await query("select value from monitor.evidence_samples")).rows).toEqual([{ value: 1 / 3 }]);
+  });
+
+  it("is of no anomaly that is not there", async ({ query }) => {
+    expect(await rpc(query, "copy_evidence", { p_anomaly_id: 0 })).toBe(0);
+  });
+});
