@@ -34,7 +34,9 @@ export async function measureCleanup(log: (line: string) => void): Promise<strin
       }
       await client.query("vacuum analyze monitor.metric_time_series");
       await client.query("checkpoint").catch(() => {}); // not ours to order as postgres before version 15
-      return Number((await client.query("select count(*) from monitor.metric_time_series")).rows[0].count);
+      return Number(
+        (await client.query("select count(*) from monitor.metric_time_series")).rows[0].count,
+      );
     };
     const size = async () =>
       Number(
@@ -58,7 +60,9 @@ export async function measureCleanup(log: (line: string) => void): Promise<strin
       log("DELETE");
       deleted.push(
         await timed(() =>
-          client.query("delete from monitor.metric_time_series where recorded_at < $1", [new Date(until)])
+          client.query("delete from monitor.metric_time_series where recorded_at < $1", [
+            new Date(until),
+          ])
         ),
       );
       left.deleted = await size();
@@ -69,23 +73,33 @@ export async function measureCleanup(log: (line: string) => void): Promise<strin
       dropped.push(
         await timed(async () => {
           for (let more = true; more;) {
-            const { rows } = await client.query("select monitor.cleanup_old_metrics(1, $1) as result", [
-              new Date(until + 2 * 86_400_000),
-            ]);
+            const { rows } = await client.query(
+              "select monitor.cleanup_old_metrics(1, $1) as result",
+              [
+                new Date(until + 2 * 86_400_000),
+              ],
+            );
             more = rows[0].result.more;
-            if (!["done", "nothing"].includes(rows[0].result.outcome)) throw new Error(JSON.stringify(rows[0].result));
+            if (!["done", "nothing"].includes(rows[0].result.outcome)) {
+              throw new Error(JSON.stringify(rows[0].result));
+            }
           }
         }),
       );
       left.dropped = await size();
     }
-    const median = (readings: number[]) => readings.toSorted((a, b) => a - b)[readings.length >> 1]!;
+    const median = (readings: number[]) =>
+      readings.toSorted((a, b) => a - b)[readings.length >> 1]!;
     return formatTable(`Clean-up of ${left.samples.toLocaleString("en")} samples`, [
       { what: "`cleanup_old_metrics()`: dropping their days", unit: "ms", readings: dropped },
       { what: "`DELETE` of the same rows", unit: "ms", readings: deleted },
     ], [
-      `Dropping is ${(median(deleted) / median(dropped)).toFixed(0)} times as fast, and gives the space back: of ` +
-      `${left.filled.toFixed(0)} MiB, ${left.dropped.toFixed(0)} MiB are left after it and ${left.deleted.toFixed(0)} MiB after DELETE.`,
+      `Dropping is ${
+        (median(deleted) / median(dropped)).toFixed(0)
+      } times as fast, and gives the space back: of ` +
+      `${left.filled.toFixed(0)} MiB, ${left.dropped.toFixed(0)} MiB are left after it and ${
+        left.deleted.toFixed(0)
+      } MiB after DELETE.`,
       "\nCommand: `npm run bench -- cleanup`",
     ]);
   } finally {

@@ -22,7 +22,9 @@ export function measureCollection(log: (line: string) => void): Promise<string> 
       await client.query("update monitor.metric_collectors set next_due_at = null");
       // Each run finds its minute empty.
       const scheduled_at = new Date(Math.floor(Date.now() / 60_000) * 60_000);
-      await client.query("delete from monitor.metric_time_series where recorded_at = $1", [scheduled_at]);
+      await client.query("delete from monitor.metric_time_series where recorded_at = $1", [
+        scheduled_at,
+      ]);
       const startedAt = performance.now();
       const response = await fetch(`${facts.functions_url}/collect-metrics`, {
         method: "POST",
@@ -34,12 +36,20 @@ export function measureCollection(log: (line: string) => void): Promise<string> 
       const asked = performance.now();
       await fetch(`${facts.rest_url}/rpc/is_admin`, {
         method: "POST",
-        headers: { apikey: facts.secret_key, "content-profile": "monitor", "content-type": "application/json" },
+        headers: {
+          apikey: facts.secret_key,
+          "content-profile": "monitor",
+          "content-type": "application/json",
+        },
         body: "{}",
       }).then((answer) => answer.text());
       const answered = performance.now();
-      const { rows } = await client.query("select monitor.plan_collection(now() + interval '1 day') as plan");
-      const names: string[] = rows[0].plan.collectors.map((row: { collector: string }) => row.collector);
+      const { rows } = await client.query(
+        "select monitor.plan_collection(now() + interval '1 day') as plan",
+      );
+      const names: string[] = rows[0].plan.collectors.map((row: { collector: string }) =>
+        row.collector
+      );
       const sqlAt = performance.now();
       for (const name of names) await client.query(`select monitor.${name}(now())`);
       if (run < 0) continue;
@@ -48,7 +58,11 @@ export function measureCollection(log: (line: string) => void): Promise<string> 
       trivial.push(answered - asked);
       insideSql.push(performance.now() - sqlAt);
       slowest.push(
-        Math.max(...result.collectors.map((row: { duration_seconds?: number }) => row.duration_seconds ?? 0)) * 1000,
+        Math.max(
+          ...result.collectors.map((row: { duration_seconds?: number }) =>
+            row.duration_seconds ?? 0
+          ),
+        ) * 1000,
       );
       samples = result.samples.inserted;
       collectors = names.length;
@@ -56,9 +70,17 @@ export function measureCollection(log: (line: string) => void): Promise<string> 
     }
     await client.end();
     return formatTable("Collection", [
-      { what: `a run of all ${collectors} collectors, ${samples} samples, over HTTP`, unit: "ms", readings: whole },
+      {
+        what: `a run of all ${collectors} collectors, ${samples} samples, over HTTP`,
+        unit: "ms",
+        readings: whole,
+      },
       { what: "its slowest collector, there and back", unit: "ms", readings: slowest },
-      { what: "the same collectors one after another in one SQL session", unit: "ms", readings: insideSql },
+      {
+        what: "the same collectors one after another in one SQL session",
+        unit: "ms",
+        readings: insideSql,
+      },
       { what: "a trivial rpc through the same REST API", unit: "ms", readings: trivial },
     ], [
       "The local REST API is a stand-in in the same process as the gateway; a hosted PostgREST answers a trivial rpc faster.",

@@ -89,7 +89,9 @@ export function measureHealth(log: (line: string) => void): Promise<string> {
       results.map(({ what, latencies }) => ({ what, unit: "ms", readings: latencies })),
       [
         ...results.map(({ what, perSecond, latencies }) =>
-          `- ${what}: ${perSecond.toFixed(0)} requests/s, p99 ${quantileOf(latencies, 0.99).toFixed(1)} ms`
+          `- ${what}: ${perSecond.toFixed(0)} requests/s, p99 ${
+            quantileOf(latencies, 0.99).toFixed(1)
+          } ms`
         ),
         `- 1,000 pings in ${seconds.toFixed(2)} s asked the database ${queries} time(s)`,
         "\nThe load generator shares the machine. Command: `npm run bench -- health`",

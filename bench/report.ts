@@ -19,7 +19,11 @@ export function quantileOf(readings: readonly number[], quantile: number): numbe
 const show = (value: number) => value >= 100 ? value.toFixed(0) : value.toPrecision(3);
 
 /** Markdown of a machine line and of `rows`: n, median, 95th percentile, smallest and largest. */
-export function formatTable(title: string, rows: readonly Row[], notes: readonly string[] = []): string {
+export function formatTable(
+  title: string,
+  rows: readonly Row[],
+  notes: readonly string[] = [],
+): string {
   const lines = [
     `## ${title}`,
     "",
@@ -41,5 +45,7 @@ export function formatTable(title: string, rows: readonly Row[], notes: readonly
 export function describeMachine(): string {
   const [cpu] = cpus();
   const memory = Math.round(totalmem() / 2 ** 30);
-  return `${cpus().length} cores (${cpu?.model.trim() || arch()}), ${memory} GiB, ${type()} ${release()}, Node ${process.versions.node}`;
+  return `${cpus().length} cores (${
+    cpu?.model.trim() || arch()
+  }), ${memory} GiB, ${type()} ${release()}, Node ${process.versions.node}`;
 }

@@ -19,7 +19,11 @@ const BENCHES: Record<string, (log: (line: string) => void) => Promise<string>> 
 const chosen = process.argv.slice(2);
 const unknown = chosen.filter((name) => !(name in BENCHES));
 if (chosen.includes("--help") || unknown.length > 0) {
-  console.log(`npm run bench [-- <name>…], of: ${Object.keys(BENCHES).join(", ")}. Without a name: all, into docs/benchmarks.md.`);
+  console.log(
+    `npm run bench [-- <name>…], of: ${
+      Object.keys(BENCHES).join(", ")
+    }. Without a name: all, into docs/benchmarks.md.`,
+  );
   process.exit(chosen.includes("--help") ? 0 : 1);
 }
 

@@ -4,7 +4,10 @@ import { join } from "node:path";
 import { type Facts, startStack } from "../local/stack.ts";
 
 /** Runs `measure` against a fresh stack on ports of its own, without cron running beside it. */
-export async function withStack<T>(port: number, measure: (facts: Facts) => Promise<T>): Promise<T> {
+export async function withStack<T>(
+  port: number,
+  measure: (facts: Facts) => Promise<T>,
+): Promise<T> {
   const folder = await mkdtemp(join(tmpdir(), "pgvigil-bench-"));
   const stack = await startStack({ folder, port, cron: false });
   try {

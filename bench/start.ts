@@ -1,3 +1,4 @@
+import type { Buffer } from "node:buffer";
 import { spawn } from "node:child_process";
 import { cp, mkdtemp, readdir, rm, symlink } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -14,7 +15,13 @@ const SKIPPED = new Set([".git", ".local", "node_modules"]);
 function start(root: string): Promise<{ ready: number; samples: number; stopped: number }> {
   return new Promise((resolve, reject) => {
     const startedAt = performance.now();
-    const child = spawn(process.execPath, ["--import", "tsx", "local/start.ts", "--port", String(PORT)], { cwd: root });
+    const child = spawn(process.execPath, [
+      "--import",
+      "tsx",
+      "local/start.ts",
+      "--port",
+      String(PORT),
+    ], { cwd: root });
     let output = "";
     let ready = 0;
     let stoppingAt = 0;
@@ -28,7 +35,9 @@ function start(root: string): Promise<{ ready: number; samples: number; stopped:
       const client = new pg.Client({ connectionString: url });
       await client.connect();
       for (let count = 0; count === 0;) {
-        const { rows } = await client.query("select count(*)::int as count from monitor.metric_time_series");
+        const { rows } = await client.query(
+          "select count(*)::int as count from monitor.metric_time_series",
+        );
         count = rows[0].count;
       }
       samples = (performance.now() - startedAt) / 1000;
@@ -56,7 +65,9 @@ export async function measureStart(log: (line: string) => void): Promise<string>
     const root = await mkdtemp(join(tmpdir(), "pgvigil-bench-"));
     try {
       for (const entry of await readdir(PROJECT_ROOT)) {
-        if (!SKIPPED.has(entry)) await cp(join(PROJECT_ROOT, entry), join(root, entry), { recursive: true });
+        if (!SKIPPED.has(entry)) {
+          await cp(join(PROJECT_ROOT, entry), join(root, entry), { recursive: true });
+        }
       }
       await symlink(join(PROJECT_ROOT, "node_modules"), join(root, "node_modules"));
       const fresh = await start(root);

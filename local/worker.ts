@@ -44,7 +44,7 @@ interface QueuedRequest {
   method: string;
   url: string;
   headers: Record<string, string> | null;
-  body: Buffer | null;
+  body: Uint8Array<ArrayBuffer> | null;
   timeout_milliseconds: number;
 }
 
@@ -96,7 +96,7 @@ async function send(request: QueuedRequest, stopping: AbortSignal): Promise<Answ
     const response = await fetch(url, {
       method,
       headers: { ...headers, "User-Agent": "pg_net/0.19" },
-      body: body && new Uint8Array(body),
+      body,
       signal: AbortSignal.any([AbortSignal.timeout(timeout), stopping]),
     });
     const content = await response.text();

@@ -31,7 +31,11 @@ const checks: Check[] = [
     args: ["check", "--node-modules-dir=manual", ...functions, "local/functions-host.ts"],
   },
   { name: "deno.json in step", command: NODE, args: [...TSX, "scripts/sync-deno.ts", "--check"] },
-  { name: "schema.sql in step", command: NODE, args: [...TSX, "scripts/schema-snapshot.ts", "--check"] },
+  {
+    name: "schema.sql in step",
+    command: NODE,
+    args: [...TSX, "scripts/schema-snapshot.ts", "--check"],
+  },
 ];
 
 /** Runs one check and resolves to whether it passed; prints its output only when it did not. */
@@ -70,6 +74,8 @@ async function runAll(items: readonly Check[]): Promise<boolean> {
 
 const staticPassed = await runAll(checks);
 const tests = spawn(NODE, ["node_modules/vitest/vitest.mjs", "run"], { stdio: "inherit" });
-const testCode = await new Promise<number>((resolve) => tests.on("close", (code) => resolve(code ?? 1)));
+const testCode = await new Promise<number>((resolve) =>
+  tests.on("close", (code) => resolve(code ?? 1))
+);
 if (!staticPassed) console.log("0 passed, 1 failed: a check above the tests failed");
 process.exitCode = staticPassed ? testCode : 1;

@@ -92,14 +92,7 @@ function main(root: string, isCheck: boolean): number {
 
 /** As `deno fmt` leaves it: short settings on one line, imports on lines of their own. */
 function render(content: object): string {
-  const lines = Object.entries(content).map(([key, value]) => {
-    const isShort = key !== "imports" && typeof value === "object" && value !== null;
-    const text = isShort
-      ? JSON.stringify(value, null, 1).replace(/\s*\n\s*/g, " ")
-      : JSON.stringify(value, null, 2).replaceAll("\n", "\n  ");
-    return `  ${JSON.stringify(key)}: ${text}`;
-  });
-  return `{\n${lines.join(",\n")}\n}\n`;
+  return `${JSON.stringify(content, null, 2)}\n`;
 }
 
 function readIfThere(file: string): string | null {

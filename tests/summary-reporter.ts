@@ -18,6 +18,8 @@ export default class SummaryReporter implements Reporter {
       }
     }
     // A test that never ended did not pass.
-    console.log(`\n${count.passed} passed, ${count.failed + count.pending} failed, ${count.skipped} skipped`);
+    console.log(
+      `\n${count.passed} passed, ${count.failed + count.pending} failed, ${count.skipped} skipped`,
+    );
   }
 }

@@ -43,7 +43,9 @@ afterAll(async () => {
 });
 
 /** Boots what was uploaded for `slug` under Deno, with no other file of the project but the installed packages. */
-async function boot(slug: string): Promise<{ url: string; child: ChildProcess; log: () => string }> {
+async function boot(
+  slug: string,
+): Promise<{ url: string; child: ChildProcess; log: () => string }> {
   const deployment = api.deployments.find((candidate) => candidate.slug === slug)!;
   // The platform downloads packages; here they are taken from where they are installed.
   await symlink(join(ROOT, "node_modules"), join(deployment.folder, "node_modules"));
@@ -53,14 +55,25 @@ async function boot(slug: string): Promise<{ url: string; child: ChildProcess; l
   const child = spawn(denoBinary(), [
     ...["serve", "--no-prompt", "--cached-only", "--node-modules-dir=manual", "--no-lock"],
     ...["--allow-net", "--allow-env", `--allow-read=${deployment.folder},${ROOT}/node_modules`],
-    ...["--host", "127.0.0.1", "--port", String(port), "--config", deployment.importMap, deployment.entrypoint],
+    ...[
+      "--host",
+      "127.0.0.1",
+      "--port",
+      String(port),
+      "--config",
+      deployment.importMap,
+      deployment.entrypoint,
+    ],
   ], {
     cwd: deployment.folder,
     env: {
       ...denoEnvironment(),
       PATH: process.env.PATH,
       SUPABASE_URL: "http://127.0.0.1:9",
-      SUPABASE_SECRET_KEYS: JSON.stringify({ default: "sb_secret_default", cron: "sb_secret_cron" }),
+      SUPABASE_SECRET_KEYS: JSON.stringify({
+        default: "sb_secret_default",
+        cron: "sb_secret_cron",
+      }),
       SUPABASE_PUBLISHABLE_KEYS: JSON.stringify({ default: "sb_publishable_default" }),
     },
   });
@@ -99,7 +112,11 @@ describe("supabase functions deploy --use-api", () => {
         const response = slug === "health"
           ? await fetch(`${url}?check=live`)
           : await fetch(url, { method: "POST", body: "{}" });
-        expect([slug, response.status, log()]).toEqual([slug, slug === "health" ? 200 : 401, log()]);
+        expect([slug, response.status, log()]).toEqual([
+          slug,
+          slug === "health" ? 200 : 401,
+          log(),
+        ]);
         const type = response.headers.get("content-type");
         expect(type).toMatch(slug === "health" ? "application/json" : "application/problem+json");
         await response.body?.cancel();

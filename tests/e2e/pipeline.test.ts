@@ -36,7 +36,10 @@ beforeEach(async () => {
 });
 
 async function setSecret(name: string, value: string): Promise<void> {
-  await db.query("select vault.update_secret((select id from vault.secrets where name = $1), $2)", [name, value]);
+  await db.query("select vault.update_secret((select id from vault.secrets where name = $1), $2)", [
+    name,
+    value,
+  ]);
 }
 
 /** Calls a job by hand. */
@@ -65,7 +68,9 @@ async function invoke(job: string, minutesAgo = 0): Promise<string> {
 async function settled(runId: string) {
   const run = await poll(async () => {
     await db.query("select monitor.watch_jobs()");
-    const { rows: [row] } = await db.query("select * from monitor.job_runs where run_id = $1", [runId]);
+    const { rows: [row] } = await db.query("select * from monitor.job_runs where run_id = $1", [
+      runId,
+    ]);
     return row.responded_at !== null || row.is_settled ? row : undefined;
   }, 20);
   if (!run) throw new Error(`Run ${runId} got no answer within 20 s`);
@@ -85,7 +90,9 @@ async function addCollector(name: string, body: string, timeoutSeconds: number):
 
   // The API hears of a change of the schema a moment later. What was made after it tells that it has.
   const marker = `test_marker_${name}_${performance.now().toFixed(0)}`;
-  await db.query(`create function monitor.${marker}() returns integer language sql set search_path = '' as 'select 1'`);
+  await db.query(
+    `create function monitor.${marker}() returns integer language sql set search_path = '' as 'select 1'`,
+  );
   const isKnown = await poll(async () => {
     const response = await fetch(`${stack.facts.rest_url}/rpc/${marker}`, {
       method: "POST",
@@ -128,7 +135,10 @@ describe("a scheduled run", () => {
     await rename("cron_secret_key", "cron_service_key");
     try {
       const run = await settled(await invoke("detect-anomalies"));
-      expect(run).toMatchObject({ state: "failed", reason: "Vault has no secret named cron_secret_key" });
+      expect(run).toMatchObject({
+        state: "failed",
+        reason: "Vault has no secret named cron_secret_key",
+      });
     } finally {
       await rename("cron_service_key", "cron_secret_key");
     }
@@ -143,23 +153,31 @@ describe("a scheduled run", () => {
 
   it("that finishes after cron stopped waiting has succeeded, slowly", async () => {
     await addCollector("collect_test_slow", "perform pg_sleep(2);", 5);
-    await db.query("update monitor.job_schedules set timeout_milliseconds = 1000 where job = 'collect-metrics'");
+    await db.query(
+      "update monitor.job_schedules set timeout_milliseconds = 1000 where job = 'collect-metrics'",
+    );
     try {
       const runId = await invoke("collect-metrics");
       expect(await settled(runId)).toMatchObject({ http_timed_out: true });
       const finished = await poll(async () => {
         await db.query("select monitor.watch_jobs()");
-        const { rows: [row] } = await db.query("select * from monitor.job_runs where run_id = $1", [runId]);
+        const { rows: [row] } = await db.query("select * from monitor.job_runs where run_id = $1", [
+          runId,
+        ]);
         return row.finished_at ? row : undefined;
       }, 20);
       expect(finished).toMatchObject({ state: "succeeded", is_slow: true });
     } finally {
-      await db.query("update monitor.job_schedules set timeout_milliseconds = 55000 where job = 'collect-metrics'");
+      await db.query(
+        "update monitor.job_schedules set timeout_milliseconds = 55000 where job = 'collect-metrics'",
+      );
     }
   });
 
   it("fires by itself when pg_cron's stand-in reaches the minute", async () => {
-    const { rows } = await db.query("select jobname, schedule, command from cron.job order by jobname");
+    const { rows } = await db.query(
+      "select jobname, schedule, command from cron.job order by jobname",
+    );
     expect(rows).toEqual([
       {
         jobname: "collect-metrics-every-minute",
@@ -176,7 +194,11 @@ describe("a scheduled run", () => {
         schedule: "*/5 * * * *",
         command: "select monitor.invoke_function('detect-anomalies')",
       },
-      { jobname: "watch-jobs-every-minute", schedule: "* * * * *", command: "select monitor.watch_jobs()" },
+      {
+        jobname: "watch-jobs-every-minute",
+        schedule: "* * * * *",
+        command: "select monitor.watch_jobs()",
+      },
     ]);
   });
 });
@@ -195,9 +217,14 @@ describe("who may run a job", () => {
 
   it.each(JOBS)("%s refuses everybody else, and records nothing", async (job) => {
     const count = async () =>
-      (await db.query("select count(*)::int as n from monitor.job_runs where job = $1", [job])).rows[0].n;
+      (await db.query("select count(*)::int as n from monitor.job_runs where job = $1", [job]))
+        .rows[0].n;
     const before = await count();
-    const visitor = await signIn("signup", `visitor-${job}@example.com`, "a long password of a visitor");
+    const visitor = await signIn(
+      "signup",
+      `visitor-${job}@example.com`,
+      "a long password of a visitor",
+    );
     const cases: [Record<string, string>, number][] = [
       [{}, 401],
       [{ apikey: stack.facts.publishable_key }, 401],
@@ -212,32 +239,49 @@ describe("who may run a job", () => {
       const answer = await post(job, headers);
       expect([Object.keys(headers), answer.status]).toEqual([Object.keys(headers), status]);
       expect(answer.headers.get("content-type")).toBe("application/problem+json");
-      expect(answer.body).toMatchObject({ status, type: expect.stringMatching(/^urn:pgvigil:problem:/) });
+      expect(answer.body).toMatchObject({
+        status,
+        type: expect.stringMatching(/^urn:pgvigil:problem:/),
+      });
     }
     expect(await count()).toBe(before);
   });
 
-  it.each(JOBS)("%s takes the keys default, cron and cron_next, and an admin's token", async (job) => {
-    const admin = await signIn("token?grant_type=password", stack.facts.admin_email, stack.facts.admin_password);
-    const { secret_key, cron_key, cron_next_key, publishable_key } = stack.facts;
-    for (
-      const headers of [
-        { apikey: secret_key },
-        { apikey: cron_key },
-        { apikey: cron_next_key },
-        { apikey: publishable_key, authorization: `Bearer ${admin}` },
-      ]
-    ) {
-      expect((await post(job, headers)).status).toBe(200);
-    }
-  });
+  it.each(JOBS)(
+    "%s takes the keys default, cron and cron_next, and an admin's token",
+    async (job) => {
+      const admin = await signIn(
+        "token?grant_type=password",
+        stack.facts.admin_email,
+        stack.facts.admin_password,
+      );
+      const { secret_key, cron_key, cron_next_key, publishable_key } = stack.facts;
+      for (
+        const headers of [
+          { apikey: secret_key },
+          { apikey: cron_key },
+          { apikey: cron_next_key },
+          { apikey: publishable_key, authorization: `Bearer ${admin}` },
+        ]
+      ) {
+        expect((await post(job, headers)).status).toBe(200);
+      }
+    },
+  );
 
   it("an admin who is one no more is refused at once", async () => {
-    const admin = await signIn("token?grant_type=password", stack.facts.admin_email, stack.facts.admin_password);
+    const admin = await signIn(
+      "token?grant_type=password",
+      stack.facts.admin_email,
+      stack.facts.admin_password,
+    );
     const headers = { authorization: `Bearer ${admin}` };
     const { rows: [row] } = await db.query("delete from monitor.admins returning *");
     expect((await post("detect-anomalies", headers)).status).toBe(403);
-    await db.query("insert into monitor.admins (user_id, added_by) values ($1, $2)", [row.user_id, row.added_by]);
+    await db.query("insert into monitor.admins (user_id, added_by) values ($1, $2)", [
+      row.user_id,
+      row.added_by,
+    ]);
     expect((await post("detect-anomalies", headers)).status).toBe(200);
   });
 
@@ -268,7 +312,9 @@ describe("a collection", () => {
     await addCollector("collect_test_sleeps", "perform pg_sleep(6);", 1);
     const { status, body } = await post("collect-metrics", withKey());
     expect(status).toBe(200);
-    const byName = new Map(body.collectors.map((row: { collector: string }) => [row.collector, row]));
+    const byName = new Map(
+      body.collectors.map((row: { collector: string }) => [row.collector, row]),
+    );
     expect(byName.get("collect_test_raises")).toMatchObject({ outcome: "failed", rows: 0 });
     expect(byName.get("collect_test_sleeps")).toMatchObject({ outcome: "timed_out", rows: 0 });
     expect(byName.get("collect_database_connections")).toMatchObject({ outcome: "ok", rows: 5 });
@@ -278,7 +324,11 @@ describe("a collection", () => {
        from monitor.metric_collectors where collector like 'collect_test_%' order by collector`,
     );
     expect(rows).toMatchObject([
-      { last_outcome: "failed", last_error: expect.stringContaining("no such planet"), backoff_factor: 1 },
+      {
+        last_outcome: "failed",
+        last_error: expect.stringContaining("no such planet"),
+        backoff_factor: 1,
+      },
       { last_outcome: "timed_out", backoff_factor: expect.any(Number) },
     ]);
     // Cut at its own second, far from the six it wanted and the eight that any statement may take.
@@ -290,7 +340,10 @@ describe("a collection", () => {
     try {
       const { status, body } = await post("collect-metrics", withKey());
       expect(status).toBe(500);
-      expect(body).toMatchObject({ type: "urn:pgvigil:problem:run-failed", run_id: expect.any(String) });
+      expect(body).toMatchObject({
+        type: "urn:pgvigil:problem:run-failed",
+        run_id: expect.any(String),
+      });
     } finally {
       await db.query("update monitor.metric_collectors set is_enabled = true");
     }
@@ -302,7 +355,9 @@ describe("two runs of a job", () => {
     await addCollector("collect_test_slow", "perform pg_sleep(2);", 5);
     const first = post("collect-metrics", withKey());
     const running = await poll(async () => {
-      const { rows } = await db.query("select run_id from monitor.job_runs where state = 'running'");
+      const { rows } = await db.query(
+        "select run_id from monitor.job_runs where state = 'running'",
+      );
       return rows[0]?.run_id;
     }, 10);
     const second = await post("collect-metrics", withKey());
@@ -321,7 +376,10 @@ describe("two runs of a job", () => {
     await addCollector("collect_test_slow", "perform pg_sleep(4);", 5);
     const runId = await invoke("collect-metrics");
     await poll(async () => {
-      const { rows } = await db.query("select from monitor.job_runs where run_id = $1 and state = 'running'", [runId]);
+      const { rows } = await db.query(
+        "select from monitor.job_runs where run_id = $1 and state = 'running'",
+        [runId],
+      );
       return rows[0];
     }, 10);
     const { functions_pid } = JSON.parse(readFileSync(join(stack.folder, "lock.json"), "utf8"));
@@ -355,7 +413,10 @@ describe("the kill switch", () => {
       const answer = await post(job, withKey());
       expect(answer.status).toBe(409);
       expect(answer.body.type).toBe("urn:pgvigil:problem:jobs-disabled");
-      expect(await settled(await invoke(job))).toMatchObject({ state: "skipped", reason: "jobs are switched off" });
+      expect(await settled(await invoke(job))).toMatchObject({
+        state: "skipped",
+        reason: "jobs are switched off",
+      });
     }
     await db.query("update monitor.settings set jobs_enabled = true");
     expect((await post("detect-anomalies", withKey())).status).toBe(200);
@@ -382,7 +443,10 @@ describe("rotating the cron key", () => {
       port: functionsPort,
       environment: {
         SUPABASE_URL: facts.api_url,
-        SUPABASE_SECRET_KEYS: JSON.stringify({ default: facts.secret_key, cron_next: facts.cron_next_key }),
+        SUPABASE_SECRET_KEYS: JSON.stringify({
+          default: facts.secret_key,
+          cron_next: facts.cron_next_key,
+        }),
         SUPABASE_PUBLISHABLE_KEYS: JSON.stringify({ default: facts.publishable_key }),
       },
       onStart() {},
@@ -409,8 +473,19 @@ describe("health", () => {
     expect(Object.keys(await open.json()).toSorted()).toEqual(["age_seconds", "status"]);
     const full = await fetch(`${stack.facts.functions_url}/health`, { headers: withKey() });
     const body = await full.json();
-    expect(Object.keys(body).toSorted()).toEqual(["components", "duration", "overall", "timestamp"]);
-    expect(Object.keys(body.components).toSorted()).toEqual(["database", "jobs", "metrics", "scheduler", "storage"]);
+    expect(Object.keys(body).toSorted()).toEqual([
+      "components",
+      "duration",
+      "overall",
+      "timestamp",
+    ]);
+    expect(Object.keys(body.components).toSorted()).toEqual([
+      "database",
+      "jobs",
+      "metrics",
+      "scheduler",
+      "storage",
+    ]);
   });
 });
 
@@ -420,7 +495,10 @@ describe("what the functions print", () => {
     const lines = text.trim().split("\n");
     expect(lines.length).toBeGreaterThan(20);
     for (const line of lines.filter((candidate) => candidate.startsWith("{"))) {
-      expect(JSON.parse(line)).toMatchObject({ time: expect.any(String), run_id: expect.any(String) });
+      expect(JSON.parse(line)).toMatchObject({
+        time: expect.any(String),
+        run_id: expect.any(String),
+      });
     }
     const { secret_key, cron_key, cron_next_key, publishable_key, admin_password } = stack.facts;
     for (const secret of [secret_key, cron_key, cron_next_key, publishable_key, admin_password]) {
