@@ -1,10 +1,10 @@
 /** A local stand-in for Resend: keeps what was sent instead of sending it, and shows it on a page. */
 import { randomUUID } from "node:crypto";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import type { IncomingMessage, Server, ServerResponse } from "node:http";
-import { createServer } from "node:http";
+import { existsSync, readFileSync } from "node:fs";
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { text } from "node:stream/consumers";
 import { z } from "zod";
+import { writeJsonFile } from "./json-file.ts";
 
 const Addresses = z.union([z.string(), z.array(z.string())]).transform((value) => [value].flat());
 const Email = z.object({
@@ -40,7 +40,7 @@ ${items.toReversed().join("\n")}`;
 /** Serves the inbox on `port`; messages are kept in the file `path`. */
 export function startInbox(port: number, path: string): Promise<Server> {
   const messages: Message[] = existsSync(path) ? JSON.parse(readFileSync(path, "utf8")) : [];
-  const save = () => writeFileSync(path, JSON.stringify(messages, null, 2), { mode: 0o600 });
+  const save = () => writeJsonFile(path, messages);
 
   function keep(email: z.infer<typeof Email>, key: string | null): { id: string } {
     const known = messages.find(({ idempotency_key }) => key !== null && idempotency_key === key);

@@ -1,7 +1,8 @@
 import { randomBytes } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
+import { writeJsonFile } from "./json-file.ts";
 import { StackError } from "./stack-error.ts";
 
 const Keys = z.object({
@@ -54,6 +55,6 @@ export function readKeys(folder: string): Keys {
     admin_password: random(),
   };
   mkdirSync(folder, { recursive: true });
-  writeFileSync(path, `${JSON.stringify(keys, null, 2)}\n`, { mode: 0o600 });
+  writeJsonFile(path, keys);
   return keys;
 }

@@ -1,5 +1,5 @@
 /** The whole stack: starts its parts in order, and stops them in the opposite one. */
-import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, rmSync } from "node:fs";
 import { join, resolve } from "node:path";
 import process from "node:process";
 import pg from "pg";
@@ -15,6 +15,7 @@ import {
 import { startFunctions, stopLeftoverFunctions } from "./functions.ts";
 import { startGateway } from "./gateway.ts";
 import { startInbox } from "./inbox.ts";
+import { writeJsonFile } from "./json-file.ts";
 import { type Keys, readKeys } from "./keys.ts";
 import { assertPortFree } from "./processes.ts";
 import { StackError } from "./stack-error.ts";
@@ -81,10 +82,6 @@ const FILES = [
   ...["data", "data.new", "keys.json", "inbox.json", "lock.json", "stack.json"],
   ...["postgres.log", "api.log", "functions.log", "password.tmp"],
 ];
-
-function writeJson(path: string, content: unknown): void {
-  writeFileSync(path, `${JSON.stringify(content, null, 2)}\n`, { mode: 0o600 });
-}
 
 /** Whether the gateway at `url` is that of the stack in `folder`. */
 async function isServing(url: string, folder: string): Promise<boolean> {
@@ -228,7 +225,7 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
 
     const keys = readKeys(folder);
     const lock: Lock = { pid: process.pid, api_url: apiUrl };
-    const writeLock = () => writeJson(join(folder, "lock.json"), lock);
+    const writeLock = () => writeJsonFile(join(folder, "lock.json"), lock);
     writeLock();
     started.push(() => {
       for (const file of ["stack.json", "lock.json"]) rmSync(join(folder, file), { force: true });
@@ -330,12 +327,12 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
       pid: process.pid,
     };
 
-    step("Running every schedule once");
+    step(cron ? "Running every schedule once" : "Leaving the schedules to pg_cron");
     const worker = await createWorker({ adminUrl: database.adminUrl, cron, log: progress });
     started.push(worker.stop);
     await worker.start(() => new Date());
     options.signal?.throwIfAborted();
-    writeJson(join(folder, "stack.json"), facts);
+    writeJsonFile(join(folder, "stack.json"), facts);
     return { facts, stop };
   } catch (error) {
     await stop();

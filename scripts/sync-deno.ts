@@ -90,7 +90,7 @@ function main(root: string, isCheck: boolean): number {
   return isCheck && outOfStep > 0 ? 1 : 0;
 }
 
-/** As `deno fmt` leaves it: short settings on one line, imports on lines of their own. */
+/** Text that `deno fmt` leaves as it is. */
 function render(content: object): string {
   return `${JSON.stringify(content, null, 2)}\n`;
 }

@@ -273,7 +273,7 @@ begin
     count(*), count(*) filter (where held_by_incident), count(*) filter (where held_by_alert and not held_by_incident),
     count(*) filter (where not held_by_alert and not held_by_incident and is_reviewed),
     count(*) filter (where not held_by_alert and not held_by_incident and not is_reviewed),
-    (array_agg(anomaly_id order by age, anomaly_id) filter (where not held_by_alert and not held_by_incident))[1:p_limit]
+    (array_agg(anomaly_id order by age, anomaly_id) filter (where not held_by_alert and not held_by_incident))[1:case when p_dry_run then 2147483647 else p_limit end]
   into v_due, v_by_incident, v_by_alert, v_archived, v_expired, v_candidates
   from due;
   v_free := v_archived + v_expired;
@@ -359,7 +359,7 @@ begin
   )
   select
     count(*) filter (where not is_held), count(*) filter (where is_held),
-    (array_agg(alert_id order by resolved_at, alert_id) filter (where not is_held))[1:p_limit]
+    (array_agg(alert_id order by resolved_at, alert_id) filter (where not is_held))[1:case when p_dry_run then 2147483647 else p_limit end]
   into v_free, v_held, v_candidates
   from due;
 
@@ -407,7 +407,7 @@ declare
   v_deleted     integer;
   v_oldest      timestamptz;
 begin
-  select count(*), (array_agg(incident_id order by resolved_at, incident_id))[1:p_limit]
+  select count(*), (array_agg(incident_id order by resolved_at, incident_id))[1:case when p_dry_run then 2147483647 else p_limit end]
   into v_due, v_candidates
   from monitor.incidents
   where resolved_at < v_cutoff;

@@ -3,5 +3,5 @@
 -- Undo:     drop extension pg_cron, pg_net; (leave Vault: others keep secrets in it)
 
 create extension if not exists pg_cron;
-create extension if not exists pg_net;
+create extension if not exists pg_net with schema extensions;
 create extension if not exists supabase_vault;

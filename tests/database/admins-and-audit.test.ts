@@ -12,7 +12,9 @@ async function readAudit(query: Query, afterEntry = 0) {
 }
 
 const newestEntry = async (query: Query) =>
-  Number((await query("select coalesce(max(entry_id), 0) as id from monitor.audit_log")).rows[0]!.id);
+  Number(
+    (await query("select coalesce(max(entry_id), 0) as id from monitor.audit_log")).rows[0]!.id,
+  );
 
 describe("monitor.is_admin()", () => {
   it("is true for a row of admins, and false at once when it is gone", async ({ asOwner, asUser }) => {
@@ -64,9 +66,17 @@ describe("a user of the API", () => {
     await seedEveryKind(asOwner, query);
     const admin = asUser(await addAdmin(asOwner));
     for (
-      const table of ["settings", "audit_log", "admins", "metric_definitions", "metric_series", "metric_time_series"]
+      const table of [
+        "settings",
+        "audit_log",
+        "admins",
+        "metric_definitions",
+        "metric_series",
+        "metric_time_series",
+      ]
     ) {
-      expect((await admin(`select count(*)::int as n from monitor.${table}`)).rows[0]!.n, table).toBeGreaterThan(0);
+      expect((await admin(`select count(*)::int as n from monitor.${table}`)).rows[0]!.n, table)
+        .toBeGreaterThan(0);
     }
     expect(
       await rpc(admin, "read_samples", {
@@ -94,19 +104,29 @@ describe("a user of the API", () => {
   });
 
   it("writes nothing, not even as an admin", async ({ asOwner, asUser }) => {
-    const people = { admin: asUser(await addAdmin(asOwner)), other: asUser(await addUser(asOwner)) };
+    const people = {
+      admin: asUser(await addAdmin(asOwner)),
+      other: asUser(await addUser(asOwner)),
+    };
     for (const [who, person] of Object.entries(people)) {
       for (const { name } of (await asOwner<{ name: string }>(READABLE)).rows) {
         for (
-          const sql of [`insert into ${name} default values`, `delete from ${name}`, `truncate ${name}`]
+          const sql of [
+            `insert into ${name} default values`,
+            `delete from ${name}`,
+            `truncate ${name}`,
+          ]
         ) {
           await expect(person(sql), `${who}: ${sql}`).rejects.toMatchObject({ code: "42501" });
         }
       }
-      await expect(person("update monitor.settings set jobs_enabled = false")).rejects.toMatchObject({
-        code: "42501",
-      });
-      await expect(person("insert into monitor.admins (user_id, added_by) values (auth.uid(), 'me')"))
+      await expect(person("update monitor.settings set jobs_enabled = false")).rejects
+        .toMatchObject({
+          code: "42501",
+        });
+      await expect(
+        person("insert into monitor.admins (user_id, added_by) values (auth.uid(), 'me')"),
+      )
         .rejects.toMatchObject({ code: "42501" });
     }
   });
@@ -117,10 +137,13 @@ describe("monitor.settings", () => {
     expect((await query("select * from monitor.settings")).rows).toEqual([
       { is_only_row: true, jobs_enabled: true, time_zone: "UTC", cost_budget_ratio: 0.02 },
     ]);
-    await expect(asOwner("insert into monitor.settings default values")).rejects.toMatchObject({ code: "23505" });
-    await expect(asOwner("insert into monitor.settings (is_only_row) values (false)")).rejects.toMatchObject({
-      constraint: "settings_is_only_row",
+    await expect(asOwner("insert into monitor.settings default values")).rejects.toMatchObject({
+      code: "23505",
     });
+    await expect(asOwner("insert into monitor.settings (is_only_row) values (false)")).rejects
+      .toMatchObject({
+        constraint: "settings_is_only_row",
+      });
     await expect(query("delete from monitor.settings")).rejects.toMatchObject({ code: "42501" });
   });
 
@@ -140,9 +163,10 @@ describe("monitor.settings", () => {
 
   it("knows time zones by name", async ({ query }) => {
     await query("update monitor.settings set time_zone = 'America/Sao_Paulo'");
-    await expect(query("update monitor.settings set time_zone = 'Middle Earth'")).rejects.toMatchObject({
-      code: "22023",
-    });
+    await expect(query("update monitor.settings set time_zone = 'Middle Earth'")).rejects
+      .toMatchObject({
+        code: "22023",
+      });
   });
 });
 
@@ -162,7 +186,9 @@ describe("monitor.audit_log", () => {
 
   it("has an entry for each of several rows", async ({ asOwner, query }) => {
     const before = await newestEntry(asOwner);
-    const { rowCount } = await query("update monitor.retention_policies set keep_days = keep_days + 1");
+    const { rowCount } = await query(
+      "update monitor.retention_policies set keep_days = keep_days + 1",
+    );
     const { rows: [changed] } = await query(
       "select count(*)::int as n from monitor.retention_policies where keep_days is not null",
     );
@@ -173,10 +199,19 @@ describe("monitor.audit_log", () => {
   it("names the user who acted, and says what was removed", async ({ asOwner, asUser }) => {
     const before = await newestEntry(asOwner);
     const admin = await addAdmin(asOwner);
-    await rpc(asUser(admin), "set_schedule", { p_job: "collect-metrics", p_schedule: "*/2 * * * *" });
+    await rpc(asUser(admin), "set_schedule", {
+      p_job: "collect-metrics",
+      p_schedule: "*/2 * * * *",
+    });
     await asOwner("delete from monitor.admins where user_id = $1", [admin]);
     expect(await readAudit(asOwner, before)).toMatchObject([
-      { actor: "postgres", action: "insert", object: "admins", before: null, after: { user_id: admin } },
+      {
+        actor: "postgres",
+        action: "insert",
+        object: "admins",
+        before: null,
+        after: { user_id: admin },
+      },
       {
         actor: admin,
         action: "update",
@@ -184,7 +219,13 @@ describe("monitor.audit_log", () => {
         before: { schedule: "* * * * *" },
         after: { schedule: "*/2 * * * *" },
       },
-      { actor: "postgres", action: "delete", object: "admins", before: { user_id: admin }, after: null },
+      {
+        actor: "postgres",
+        action: "delete",
+        object: "admins",
+        before: { user_id: admin },
+        after: null,
+      },
     ]);
   });
 

@@ -32,7 +32,10 @@ const DROP_DAYS = `do $$
 /** A setup in which everything is as it should be at noon. */
 async function setUp(asOwner: Query) {
   await openDays(asOwner, NOON, 3);
-  await asOwner("select vault.create_secret($1, 'project_url'), vault.create_secret($2, 'cron_secret_key')", [URL, KEY]);
+  await asOwner(
+    "select vault.create_secret($1, 'project_url'), vault.create_secret($2, 'cron_secret_key')",
+    [URL, KEY],
+  );
   await asOwner("update monitor.job_schedules set last_succeeded_at = $1, created_at = $2", [
     iso(NOON - SECOND),
     iso(NOON - DAY),
@@ -48,7 +51,12 @@ describe("monitor.check_setup()", () => {
     expect(rows.filter(({ fix, detail }) => fix !== null || !detail)).toEqual([]);
     expect(rows.map(({ requirement }) => requirement)).toEqual([
       ...["extension pg_cron", "extension pg_net", "extension supabase_vault"],
-      ...["Vault secret project_url", "Vault secret cron_secret_key", "key accepted", "jobs switched on"],
+      ...[
+        "Vault secret project_url",
+        "Vault secret cron_secret_key",
+        "key accepted",
+        "jobs switched on",
+      ],
       ...["job collect-metrics-every-minute", "last success of collect-metrics"],
       ...["job data-retention-cleanup-daily", "last success of data-retention-cleanup"],
       ...["job detect-anomalies-every-5-minutes", "last success of detect-anomalies"],
@@ -60,9 +68,12 @@ describe("monitor.check_setup()", () => {
   it("shows no secret, whatever state it finds", async ({ asOwner, query }) => {
     await setUp(asOwner);
     for (const key of [KEY, "a malformed secret", `${KEY} `]) {
-      await asOwner("select vault.update_secret((select id from vault.secrets where name = 'cron_secret_key'), $1)", [
-        key,
-      ]);
+      await asOwner(
+        "select vault.update_secret((select id from vault.secrets where name = 'cron_secret_key'), $1)",
+        [
+          key,
+        ],
+      );
       expect(JSON.stringify(await check(query))).not.toContain(key.trim());
     }
   });
@@ -111,8 +122,16 @@ describe("monitor.check_setup()", () => {
       "select cron.alter_job(jobid, command := 'select 1') from cron.job where jobname = 'collect-metrics-every-minute'",
       "another command",
     ],
-    ["last success of watch-jobs", "update monitor.job_schedules set last_succeeded_at = null", "never"],
-    ["grants", "revoke usage on schema monitor from service_role", "service_role may not use the schema"],
+    [
+      "last success of watch-jobs",
+      "update monitor.job_schedules set last_succeeded_at = null",
+      "never",
+    ],
+    [
+      "grants",
+      "revoke usage on schema monitor from service_role",
+      "service_role may not use the schema",
+    ],
     [
       "grants",
       "revoke execute on function monitor.start_job(text, uuid, text, timestamptz, timestamptz) from service_role",
@@ -121,27 +140,37 @@ describe("monitor.check_setup()", () => {
     ["grants", "grant usage on schema monitor to anon", "anon may use the schema"],
     ["grants", "grant usage on schema monitor to public", "anon may use the schema"],
     ["days ahead", "delete from monitor.sample_days", "of 3 days"],
-  ])("says failed of %s after: %s; and its fix repairs it", async ([requirement, damage, detail], { asOwner }) => {
-    await setUp(asOwner);
-    if (requirement === "days ahead") await asOwner(DROP_DAYS);
-    await asOwner(damage);
-    const broken = (await check(asOwner))[requirement];
-    expect(broken).toMatchObject({
-      status: "failed",
-      detail: expect.stringContaining(detail),
-      fix: expect.stringMatching(/;$/),
-    });
-    const fix = broken!.fix!;
-    await asOwner(fix.replace("<project-ref>", "abcdefghijklmnopqrst").replace("sb_secret_…", KEY));
-    // These two fixes go by the clock, everything else stands at noon.
-    const at = ["last success of watch-jobs", "days ahead"].includes(requirement) ? Date.now() : NOON;
-    expect((await check(asOwner, at))[requirement]).toMatchObject({ status: "ok", fix: null });
-  });
+  ])(
+    "says failed of %s after: %s; and its fix repairs it",
+    async ([requirement, damage, detail], { asOwner }) => {
+      await setUp(asOwner);
+      if (requirement === "days ahead") await asOwner(DROP_DAYS);
+      await asOwner(damage);
+      const broken = (await check(asOwner))[requirement];
+      expect(broken).toMatchObject({
+        status: "failed",
+        detail: expect.stringContaining(detail),
+        fix: expect.stringMatching(/;$/),
+      });
+      const fix = broken!.fix!;
+      await asOwner(
+        fix.replace("<project-ref>", "abcdefghijklmnopqrst").replace("sb_secret_…", KEY),
+      );
+      // These two fixes go by the clock, everything else stands at noon.
+      const at = ["last success of watch-jobs", "days ahead"].includes(requirement)
+        ? Date.now()
+        : NOON;
+      expect((await check(asOwner, at))[requirement]).toMatchObject({ status: "ok", fix: null });
+    },
+  );
 
   it("does not take a fix for done whose blanks nobody filled in", async ({ asOwner }) => {
     for (const requirement of ["Vault secret project_url", "Vault secret cron_secret_key"]) {
       await asOwner((await check(asOwner))[requirement]!.fix!);
-      expect((await check(asOwner))[requirement]).toMatchObject({ status: "failed", detail: "it has the wrong form" });
+      expect((await check(asOwner))[requirement]).toMatchObject({
+        status: "failed",
+        detail: "it has the wrong form",
+      });
     }
   });
 
@@ -166,15 +195,17 @@ describe("monitor.check_setup()", () => {
     });
   });
 
-  it.for([
-    [null, "unknown"],
-    [200, "ok"],
-    [409, "ok"],
-    [401, "failed"],
-    [403, "failed"],
-    [404, "unknown"],
-    [500, "unknown"],
-  ] as const)("says of the key after HTTP %s: %s", async ([http_status, status], { asOwner, query }) => {
+  it.for(
+    [
+      [null, "unknown"],
+      [200, "ok"],
+      [409, "ok"],
+      [401, "failed"],
+      [403, "failed"],
+      [404, "unknown"],
+      [500, "unknown"],
+    ] as const,
+  )("says of the key after HTTP %s: %s", async ([http_status, status], { asOwner, query }) => {
     await addRun(asOwner, { scheduled_at: iso(NOON - 2 * MINUTE), http_status: 200 });
     if (http_status === null) await asOwner("delete from monitor.job_runs");
     else await addRun(asOwner, { scheduled_at: iso(NOON - MINUTE), http_status });
@@ -184,26 +215,37 @@ describe("monitor.check_setup()", () => {
     expect(answer!.fix === null).toBe(status === "ok");
   });
 
-  it.for(JOBS)("says of the last success of %s: ok until it is stale, with the reason after", async (job, { asOwner, query }) => {
-    const { rows: [schedule] } = await query<{ stale: number }>(
-      "select stale_after_seconds as stale from monitor.job_schedules where job = $1",
-      [job],
-    );
-    const stale = schedule!.stale * SECOND;
-    await asOwner("update monitor.job_schedules set last_succeeded_at = $1, created_at = $1", [iso(NOON)]);
-    const seen = async (after: number) => (await check(query, NOON + after))[`last success of ${job}`]!;
-    expect((await seen(stale - 1)).status).toBe("ok");
-    expect((await seen(stale)).status).toBe("failed");
+  it.for(JOBS)(
+    "says of the last success of %s: ok until it is stale, with the reason after",
+    async (job, { asOwner, query }) => {
+      const { rows: [schedule] } = await query<{ stale: number }>(
+        "select stale_after_seconds as stale from monitor.job_schedules where job = $1",
+        [job],
+      );
+      const stale = schedule!.stale * SECOND;
+      await asOwner("update monitor.job_schedules set last_succeeded_at = $1, created_at = $1", [
+        iso(NOON),
+      ]);
+      const seen = async (after: number) =>
+        (await check(query, NOON + after))[`last success of ${job}`]!;
+      expect((await seen(stale - 1)).status).toBe("ok");
+      expect((await seen(stale)).status).toBe("failed");
 
-    await addRun(asOwner, { job, scheduled_at: iso(NOON), state: "lost", reason: "no answer" });
-    expect((await seen(stale)).detail).toBe("2026-03-10 12:00 UTC; the last run was lost (no answer)");
-    expect((await seen(stale)).fix).toBeTruthy();
-  });
+      await addRun(asOwner, { job, scheduled_at: iso(NOON), state: "lost", reason: "no answer" });
+      expect((await seen(stale)).detail).toBe(
+        "2026-03-10 12:00 UTC; the last run was lost (no answer)",
+      );
+      expect((await seen(stale)).fix).toBeTruthy();
+    },
+  );
 
   it("does not know of a job that is new, until it is late for its first success", async ({ asOwner, query }) => {
     await asOwner("update monitor.job_schedules set created_at = $1", [iso(NOON)]);
     const seen = async (at: number) => (await check(query, at))["last success of collect-metrics"];
-    expect(await seen(NOON + 180 * SECOND - 1)).toMatchObject({ status: "unknown", detail: "never" });
+    expect(await seen(NOON + 180 * SECOND - 1)).toMatchObject({
+      status: "unknown",
+      detail: "never",
+    });
     expect(await seen(NOON + 180 * SECOND)).toMatchObject({ status: "failed", detail: "never" });
     await addRun(asOwner, { state: "failed", reason: "HTTP 401" });
     expect(await seen(NOON + SECOND)).toMatchObject({

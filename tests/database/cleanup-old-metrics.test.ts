@@ -3,7 +3,8 @@ import { it, type Query, queryOf, rpc } from "./database.ts";
 import { addAnomaly, DAY, HOUR, iso, MIDNIGHT, NOON, openDays } from "./seeds.ts";
 import { addAnySeries, cleanUp, RETENTION_DAYS } from "./retention.ts";
 
-const clean = (query: Query, args: object = {}) => cleanUp(query, "cleanup_old_metrics", { ...args });
+const clean = (query: Query, args: object = {}) =>
+  cleanUp(query, "cleanup_old_metrics", { ...args });
 
 /** The day `n` days before that of noon. */
 const day = (n: number) => iso(NOON - n * DAY).slice(0, 10);
@@ -11,7 +12,10 @@ const day = (n: number) => iso(NOON - n * DAY).slice(0, 10);
 /** Opens the days from `first` to `last` days before noon, with a sample at noon of each. */
 async function fillDays(query: Query, first: number, last = 0) {
   await openDays(query, NOON - first * DAY, first - last + 1);
-  const samples = Array.from({ length: first - last + 1 }, (_, n) => [NOON - (first - n) * DAY, first - n] as const);
+  const samples = Array.from(
+    { length: first - last + 1 },
+    (_, n) => [NOON - (first - n) * DAY, first - n] as const,
+  );
   return addAnySeries(query, samples);
 }
 
@@ -37,9 +41,12 @@ describe("monitor.cleanup_old_metrics()", () => {
     });
     expect(await readDays(query)).toEqual([day(2), day(1), day(0)]);
     expect(await readDays(query, "dropped")).toEqual([day(4), day(3)]);
-    const { rows } = await query("select value from monitor.metric_time_series where series_id = $1 order by 1", [
-      series,
-    ]);
+    const { rows } = await query(
+      "select value from monitor.metric_time_series where series_id = $1 order by 1",
+      [
+        series,
+      ],
+    );
     expect(rows.map(({ value }) => value)).toEqual([0, 1, 2]);
     const { rows: partitions } = await asOwner(
       "select 1 from pg_class where relname = any ($1)",
@@ -48,12 +55,14 @@ describe("monitor.cleanup_old_metrics()", () => {
     expect(partitions).toEqual([]);
   });
 
-  it.for([
-    ["a moment before midnight", MIDNIGHT - 1, [3, 2, 1, 0]],
-    ["at midnight", MIDNIGHT, [2, 1, 0]],
-    ["a moment before the next midnight", MIDNIGHT + DAY - 1, [2, 1, 0]],
-    ["at the next midnight", MIDNIGHT + DAY, [1, 0]],
-  ] as const)("rounds the cut-off down to midnight UTC: %s", async ([, now, kept], { query }) => {
+  it.for(
+    [
+      ["a moment before midnight", MIDNIGHT - 1, [3, 2, 1, 0]],
+      ["at midnight", MIDNIGHT, [2, 1, 0]],
+      ["a moment before the next midnight", MIDNIGHT + DAY - 1, [2, 1, 0]],
+      ["at the next midnight", MIDNIGHT + DAY, [1, 0]],
+    ] as const,
+  )("rounds the cut-off down to midnight UTC: %s", async ([, now, kept], { query }) => {
     await fillDays(query, 5);
     await query("set local timezone to 'Pacific/Auckland'");
     await clean(query, { retention_days: 2, p_now: iso(now) });
@@ -100,20 +109,28 @@ describe("monitor.cleanup_old_metrics()", () => {
       more: false,
     });
     expect(await readDays(query)).toHaveLength(10);
-    expect((await query("select count(*)::int as n from monitor.metric_time_series")).rows).toEqual([{ n: 10 }]);
+    expect((await query("select count(*)::int as n from monitor.metric_time_series")).rows).toEqual(
+      [{ n: 10 }],
+    );
   });
 
   it("marks a day with when it went, closes it to samples, and does not count it again", async ({ query }) => {
     await fillDays(query, 3);
     await clean(query, { retention_days: 2 });
-    const { rows } = await query("select state, state_since from monitor.sample_days where day = $1", [day(3)]);
+    const { rows } = await query(
+      "select state, state_since from monitor.sample_days where day = $1",
+      [day(3)],
+    );
     expect(rows).toEqual([{ state: "dropped", state_since: new Date(NOON) }]);
     expect(
       await rpc(query, "record_samples", {
         p_samples: [{ metric: "active_incidents", value: 1 }],
         p_recorded_at: iso(NOON - 3 * DAY),
       }),
-    ).toMatchObject({ inserted: 0, rejected: [{ reason: expect.stringContaining("no open day") }] });
+    ).toMatchObject({
+      inserted: 0,
+      rejected: [{ reason: expect.stringContaining("no open day") }],
+    });
     expect(await clean(query, { retention_days: 2 })).toMatchObject({ outcome: "nothing" });
   });
 
@@ -121,7 +138,10 @@ describe("monitor.cleanup_old_metrics()", () => {
     await fillDays(query, 4);
     await asOwner("update monitor.sample_days set state = 'chunks' where day = $1", [day(4)]);
     await asOwner(`drop table monitor.metric_time_series_${day(3).replaceAll("-", "")}`);
-    expect(await clean(query, { retention_days: 2 })).toMatchObject({ outcome: "done", counts: { days: 2 } });
+    expect(await clean(query, { retention_days: 2 })).toMatchObject({
+      outcome: "done",
+      counts: { days: 2 },
+    });
     expect(await readDays(query, "dropped")).toEqual([day(4), day(3)]);
   });
 
@@ -130,17 +150,26 @@ describe("monitor.cleanup_old_metrics()", () => {
     const anomaly = await addAnomaly(query, series, { started_at: iso(NOON - 3 * DAY) });
     await rpc(query, "copy_evidence", { p_anomaly_id: anomaly });
     await clean(query, { retention_days: 2 });
-    const { rows } = await query("select recorded_at, value from monitor.evidence_samples where owner_id = $1", [
-      anomaly,
-    ]);
+    const { rows } = await query(
+      "select recorded_at, value from monitor.evidence_samples where owner_id = $1",
+      [
+        anomaly,
+      ],
+    );
     expect(rows).toEqual([{ recorded_at: new Date(NOON - 3 * DAY), value: 3 }]);
   });
 
-  it.for(RETENTION_DAYS)("takes retention_days of %s: %s", async ([retention_days, isTaken], { query }) => {
-    const answer = clean(query, { retention_days, p_dry_run: true });
-    if (isTaken) expect(await answer).toMatchObject({ entity: "metric_time_series" });
-    else await expect(answer).rejects.toMatchObject({ code: "22023", hint: expect.stringContaining("keep") });
-  });
+  it.for(RETENTION_DAYS)(
+    "takes retention_days of %s: %s",
+    async ([retention_days, isTaken], { query }) => {
+      const answer = clean(query, { retention_days, p_dry_run: true });
+      if (isTaken) expect(await answer).toMatchObject({ entity: "metric_time_series" });
+      else {await expect(answer).rejects.toMatchObject({
+          code: "22023",
+          hint: expect.stringContaining("keep"),
+        });}
+    },
+  );
 
   it("refuses no time at all", async ({ query }) => {
     await expect(clean(query, { p_now: null })).rejects.toMatchObject({ code: "22023" });
@@ -162,7 +191,10 @@ describe("monitor.cleanup_old_metrics()", () => {
     expect(await readDays(query)).toHaveLength(5);
 
     await reader.query("commit");
-    expect(await clean(query, { retention_days: 2 })).toMatchObject({ outcome: "done", counts: { days: 2 } });
+    expect(await clean(query, { retention_days: 2 })).toMatchObject({
+      outcome: "done",
+      counts: { days: 2 },
+    });
   });
 
   it("creates no partition, as making days drops none: both in one transaction deadlock", async ({ query, asOwner }) => {
@@ -190,7 +222,8 @@ describe("monitor.cleanup_old_metrics()", () => {
 });
 
 describe("monitor.cleanup_evidence()", () => {
-  const evidence = (query: Query, args: object = {}) => cleanUp(query, "cleanup_evidence", { ...args });
+  const evidence = (query: Query, args: object = {}) =>
+    cleanUp(query, "cleanup_evidence", { ...args });
 
   async function readTimes(query: Query) {
     const { rows } = await query<{ at: string }>(
@@ -202,11 +235,24 @@ describe("monitor.cleanup_evidence()", () => {
   it("completes the evidence of what ended lately with the 2 hours after it", async ({ query }) => {
     await openDays(query, NOON - DAY, 2);
     const end = NOON - 3 * HOUR;
-    const series = await addAnySeries(query, [[end, 1], [end + HOUR, 2], [end + 2 * HOUR, 3], [end + 2 * HOUR + 1, 4]]);
-    await addAnomaly(query, series, { started_at: iso(end), ended_at: iso(end), ended_reason: "recovered" });
-    expect(await evidence(query, { p_dry_run: true })).toMatchObject({ outcome: "done", counts: { copied: 3 } });
+    const series = await addAnySeries(query, [[end, 1], [end + HOUR, 2], [end + 2 * HOUR, 3], [
+      end + 2 * HOUR + 1,
+      4,
+    ]]);
+    await addAnomaly(query, series, {
+      started_at: iso(end),
+      ended_at: iso(end),
+      ended_reason: "recovered",
+    });
+    expect(await evidence(query, { p_dry_run: true })).toMatchObject({
+      outcome: "done",
+      counts: { copied: 3 },
+    });
     expect(await readTimes(query)).toEqual([]);
-    expect(await evidence(query)).toMatchObject({ outcome: "done", counts: { copied: 3, deleted: 0 } });
+    expect(await evidence(query)).toMatchObject({
+      outcome: "done",
+      counts: { copied: 3, deleted: 0 },
+    });
     expect(await readTimes(query)).toEqual([end, end + HOUR, end + 2 * HOUR]);
     expect(await evidence(query)).toMatchObject({ outcome: "nothing", counts: { copied: 0 } });
   });
@@ -214,18 +260,23 @@ describe("monitor.cleanup_evidence()", () => {
   it("completes that of one that still lasts with the 2 hours after its start", async ({ query }) => {
     await openDays(query, NOON - DAY, 2);
     const start = NOON - 5 * HOUR;
-    const series = await addAnySeries(query, [[start + HOUR, 1], [start + 2.5 * HOUR, 2], [NOON, 3]]);
+    const series = await addAnySeries(query, [[start + HOUR, 1], [start + 2.5 * HOUR, 2], [
+      NOON,
+      3,
+    ]]);
     await addAnomaly(query, series, { started_at: iso(start), last_seen_at: iso(NOON) });
     await evidence(query);
     expect(await readTimes(query)).toEqual([start + HOUR, NOON]);
   });
 
-  it.for([
-    ["2 hours after the end", 2 * HOUR, 1],
-    ["a moment earlier", 2 * HOUR - 1, 0],
-    ["a moment before 3 days after it", 3 * DAY - 1, 1],
-    ["3 days after it", 3 * DAY, 0],
-  ] as const)("looks at an anomaly %s: copies %i", async ([, age, copied], { query }) => {
+  it.for(
+    [
+      ["2 hours after the end", 2 * HOUR, 1],
+      ["a moment earlier", 2 * HOUR - 1, 0],
+      ["a moment before 3 days after it", 3 * DAY - 1, 1],
+      ["3 days after it", 3 * DAY, 0],
+    ] as const,
+  )("looks at an anomaly %s: copies %i", async ([, age, copied], { query }) => {
     await openDays(query, NOON - 4 * DAY, 5);
     const series = await addAnySeries(query, [[NOON - age, 1]]);
     await addAnomaly(query, series, {
@@ -253,8 +304,14 @@ describe("monitor.cleanup_evidence()", () => {
     await add("anomaly", -1, NOON - 1);
     await add("anomaly", -1, NOON - 2);
 
-    expect(await evidence(query, { p_dry_run: true })).toMatchObject({ counts: { deleted: 3 }, more: false });
-    expect(await evidence(query, { p_limit: 2 })).toMatchObject({ counts: { deleted: 2 }, more: true });
+    expect(await evidence(query, { p_dry_run: true })).toMatchObject({
+      counts: { deleted: 3 },
+      more: false,
+    });
+    expect(await evidence(query, { p_limit: 2 })).toMatchObject({
+      counts: { deleted: 2 },
+      more: true,
+    });
     expect(await readTimes(query)).toEqual([NOON - 9 * DAY, NOON - 8 * DAY, NOON - 1]);
     expect(await evidence(query, { p_limit: 2 })).toMatchObject({
       counts: { deleted: 1 },

@@ -9,13 +9,19 @@ interface Plan {
   skipped: { collector: string; reason: string }[];
 }
 
-const plan = (query: Query, at = NOON) => rpc<Plan>(query, "plan_collection", { p_scheduled_at: iso(at) });
+const plan = (query: Query, at = NOON) =>
+  rpc<Plan>(query, "plan_collection", { p_scheduled_at: iso(at) });
 
 /** Why a collection at `at` leaves `collector` out, or null. */
 const reasonOf = async (query: Query, collector: string, at = NOON) =>
-  (await plan(query, at)).skipped.find((skipped) => skipped.collector === collector)?.reason ?? null;
+  (await plan(query, at)).skipped.find((skipped) => skipped.collector === collector)?.reason ??
+    null;
 
-async function addCollector(asOwner: Query, name: string, body = "select monitor.sample('active_incidents', 7)") {
+async function addCollector(
+  asOwner: Query,
+  name: string,
+  body = "select monitor.sample('active_incidents', 7)",
+) {
   await asOwner(`
     create function monitor.${name}(p_at timestamptz) returns jsonb language sql stable security definer
     set search_path = '' as $$ ${body} $$`);
@@ -41,30 +47,37 @@ const result = (collector: string, more: object = {}) => ({
 });
 
 async function readCollector(query: Query, collector: string) {
-  return (await query("select * from monitor.metric_collectors where collector = $1", [collector])).rows[0]!;
+  return (await query("select * from monitor.metric_collectors where collector = $1", [collector]))
+    .rows[0]!;
 }
 
 describe("monitor.plan_collection()", () => {
   it("calls every shipped collector the first time, each with its own time-out, but what cannot be measured here", async ({ query }) => {
     const { collectors, skipped } = await plan(query);
-    expect(Object.fromEntries(collectors.map((known) => [known.collector, known.timeout_seconds]))).toEqual({
-      collect_cron_runs: 2,
-      collect_database_connections: 2,
-      collect_database_counters: 2,
-      collect_database_size: 5,
-      collect_http_requests: 2,
-      collect_incidents_and_alerts: 2,
-      collect_job_runs: 2,
-      collect_replication_slots: 2,
-      collect_storage: 5,
-      collect_transactions: 2,
-    });
-    expect(skipped).toEqual([{ collector: "collect_submissions", reason: "monitor.submissions does not exist" }]);
+    expect(Object.fromEntries(collectors.map((known) => [known.collector, known.timeout_seconds])))
+      .toEqual({
+        collect_cron_runs: 2,
+        collect_database_connections: 2,
+        collect_database_counters: 2,
+        collect_database_size: 5,
+        collect_http_requests: 2,
+        collect_incidents_and_alerts: 2,
+        collect_job_runs: 2,
+        collect_replication_slots: 2,
+        collect_storage: 5,
+        collect_transactions: 2,
+      });
+    expect(skipped).toEqual([{
+      collector: "collect_submissions",
+      reason: "monitor.submissions does not exist",
+    }]);
   });
 
   it("names every collector once, whatever is wrong with it", async ({ query, asOwner, asSuperuser }) => {
     await asOwner("drop function monitor.collect_storage(timestamptz)");
-    await asOwner("update monitor.metric_collectors set is_enabled = false where collector = 'collect_transactions'");
+    await asOwner(
+      "update monitor.metric_collectors set is_enabled = false where collector = 'collect_transactions'",
+    );
     await asSuperuser("drop extension pg_cron, pg_net");
     const { collectors, skipped } = await plan(query);
     expect(skipped).toEqual([
@@ -74,7 +87,9 @@ describe("monitor.plan_collection()", () => {
       { collector: "collect_submissions", reason: "monitor.submissions does not exist" },
       { collector: "collect_transactions", reason: "disabled" },
     ]);
-    const { rows } = await query("select collector from monitor.metric_collectors order by collector");
+    const { rows } = await query(
+      "select collector from monitor.metric_collectors order by collector",
+    );
     expect([...collectors, ...skipped].map(({ collector }) => collector).sort()).toEqual(
       rows.map(({ collector }) => collector),
     );
@@ -95,7 +110,9 @@ describe("monitor.plan_collection()", () => {
 
   it("says when a collector over its budget is due again", async ({ query }) => {
     await record(query, [result("collect_cron_runs", { duration_seconds: 3 })]);
-    expect(await reasonOf(query, "collect_cron_runs", NOON + MINUTE)).toBe("over budget, due again at 12:02 UTC");
+    expect(await reasonOf(query, "collect_cron_runs", NOON + MINUTE)).toBe(
+      "over budget, due again at 12:02 UTC",
+    );
     expect(await reasonOf(query, "collect_cron_runs", NOON + 2 * MINUTE)).toBeNull();
   });
 
@@ -104,16 +121,27 @@ describe("monitor.plan_collection()", () => {
     expect(await reasonOf(query, "collect_cron_runs", NOON)).toBeNull();
   });
 
-  it.for(['public."no such table', "a.b.c.d", "closed.door", "", " ", "public.no table", "public."])(
+  it.for([
+    'public."no such table',
+    "a.b.c.d",
+    "closed.door",
+    "",
+    " ",
+    "public.no table",
+    "public.",
+  ])(
     "leaves out, and no more, a collector of a relation that cannot be found: %o",
     async (relation, { query, asOwner, asSuperuser }) => {
       await addCollector(asOwner, "collect_odd");
       await asSuperuser(`
         create schema closed; create table closed.door (); revoke all on schema closed from public;
         revoke pg_read_all_data from postgres`);
-      await asOwner("update monitor.metric_collectors set required_relations = $1 where collector = 'collect_odd'", [[
-        relation,
-      ]]);
+      await asOwner(
+        "update monitor.metric_collectors set required_relations = $1 where collector = 'collect_odd'",
+        [[
+          relation,
+        ]],
+      );
       expect((await plan(query)).collectors.length).toBeGreaterThan(5);
       expect(await reasonOf(query, "collect_odd")).toContain("does not exist");
     },
@@ -125,9 +153,16 @@ describe("monitor.record_collection()", () => {
     expect(
       await record(query, [
         result("collect_incidents_and_alerts", {
-          samples: [{ metric: "active_incidents", labels: {}, value: 2 }, { metric: "unresolved_alerts", value: 1 }],
+          samples: [{ metric: "active_incidents", labels: {}, value: 2 }, {
+            metric: "unresolved_alerts",
+            value: 1,
+          }],
         }),
-        result("collect_storage", { error: "statement timeout", outcome: "timed_out", duration_seconds: 5.5 }),
+        result("collect_storage", {
+          error: "statement timeout",
+          outcome: "timed_out",
+          duration_seconds: 5.5,
+        }),
         result("collect_cron_runs", { error: "x".repeat(501), samples: null }),
         result("collect_database_size", { samples: [{ metric: "no_such_metric", value: 1 }] }),
       ], NOON),
@@ -155,7 +190,9 @@ describe("monitor.record_collection()", () => {
       last_outcome: "failed",
       last_error: "x".repeat(500),
     });
-    expect(await readCollector(query, "collect_database_counters")).toMatchObject({ last_run_at: null });
+    expect(await readCollector(query, "collect_database_counters")).toMatchObject({
+      last_run_at: null,
+    });
     const { rows } = await query("select distinct recorded_at from monitor.metric_time_series");
     expect(rows).toEqual([{ recorded_at: new Date(NOON) }]);
   });
@@ -163,10 +200,22 @@ describe("monitor.record_collection()", () => {
   it("adds nothing when the minute is repeated, not even from another run", async ({ query }) => {
     const samples = [{ metric: "active_incidents", value: 2 }];
     await record(query, [result("collect_incidents_and_alerts", { samples })]);
-    const repeated = [result("collect_incidents_and_alerts", { samples: [{ ...samples[0], value: 3 }] })];
-    const other = await addRun(query, { trigger: "manual", started_at: iso(NOON), state: "running" });
-    expect(await record(query, repeated, NOON, other)).toEqual({ inserted: 0, duplicates: 1, rejected: [] });
-    expect((await query("select value from monitor.metric_time_series")).rows).toEqual([{ value: 2 }]);
+    const repeated = [
+      result("collect_incidents_and_alerts", { samples: [{ ...samples[0], value: 3 }] }),
+    ];
+    const other = await addRun(query, {
+      trigger: "manual",
+      started_at: iso(NOON),
+      state: "running",
+    });
+    expect(await record(query, repeated, NOON, other)).toEqual({
+      inserted: 0,
+      duplicates: 1,
+      rejected: [],
+    });
+    expect((await query("select value from monitor.metric_time_series")).rows).toEqual([{
+      value: 2,
+    }]);
   });
 
   it("takes the samples of one collector although another's are none", async ({ query }) => {
@@ -174,14 +223,18 @@ describe("monitor.record_collection()", () => {
     expect(
       await record(query, [
         ...odd.map((samples) => result("collect_storage", { samples })),
-        result("collect_incidents_and_alerts", { samples: [{ metric: "active_incidents", value: 2 }] }),
+        result("collect_incidents_and_alerts", {
+          samples: [{ metric: "active_incidents", value: 2 }],
+        }),
       ]),
     ).toMatchObject({ inserted: 1 });
   });
 
   it("stores what a collector returned that nobody has registered, and notes nothing", async ({ query }) => {
     const samples = [{ metric: "active_incidents", value: 2 }];
-    expect(await record(query, [result("collect_unknown", { samples })])).toMatchObject({ inserted: 1 });
+    expect(await record(query, [result("collect_unknown", { samples })])).toMatchObject({
+      inserted: 1,
+    });
     expect(await readCollector(query, "collect_unknown")).toBeUndefined();
   });
 
@@ -208,21 +261,26 @@ describe("the budget of a collector", () => {
   const run = (query: Query, seconds: number, at: number, collector = "collect_cron_runs") =>
     record(query, [result(collector, { duration_seconds: seconds })], at);
 
-  it.for([
-    ["collect_cron_runs", 60, CHEAP],
-    ["collect_storage", 300, 6],
-  ] as const)("of %s, due every %i s, is %d s, both sides", async ([collector, interval, budget], { query }) => {
-    await run(query, budget, NOON, collector);
-    expect(await readCollector(query, collector)).toMatchObject({
-      backoff_factor: 1,
-      next_due_at: new Date(NOON + interval * SECOND),
-    });
-    await run(query, budget + 0.001, NOON + DAY, collector);
-    expect(await readCollector(query, collector)).toMatchObject({
-      backoff_factor: 2,
-      next_due_at: new Date(NOON + DAY + 2 * interval * SECOND),
-    });
-  });
+  it.for(
+    [
+      ["collect_cron_runs", 60, CHEAP],
+      ["collect_storage", 300, 6],
+    ] as const,
+  )(
+    "of %s, due every %i s, is %d s, both sides",
+    async ([collector, interval, budget], { query }) => {
+      await run(query, budget, NOON, collector);
+      expect(await readCollector(query, collector)).toMatchObject({
+        backoff_factor: 1,
+        next_due_at: new Date(NOON + interval * SECOND),
+      });
+      await run(query, budget + 0.001, NOON + DAY, collector);
+      expect(await readCollector(query, collector)).toMatchObject({
+        backoff_factor: 2,
+        next_due_at: new Date(NOON + DAY + 2 * interval * SECOND),
+      });
+    },
+  );
 
   it("follows the setting", async ({ query }) => {
     await query("update monitor.settings set cost_budget_ratio = 0.1");
@@ -244,15 +302,18 @@ describe("the budget of a collector", () => {
   it("stays within 1 and 64 and moves one step a run, whatever the durations", async ({ query }) => {
     let at = NOON;
     await fc.assert(
-      fc.asyncProperty(fc.array(fc.double({ min: 0, max: 8, noNaN: true }), { maxLength: 12 }), async (durations) => {
-        for (const seconds of durations) {
-          const before = (await readCollector(query, "collect_cron_runs")).backoff_factor;
-          await run(query, seconds, at += MINUTE);
-          expect((await readCollector(query, "collect_cron_runs")).backoff_factor).toBe(
-            seconds > CHEAP ? Math.min(before * 2, 64) : Math.max(before / 2, 1),
-          );
-        }
-      }),
+      fc.asyncProperty(
+        fc.array(fc.double({ min: 0, max: 8, noNaN: true }), { maxLength: 12 }),
+        async (durations) => {
+          for (const seconds of durations) {
+            const before = (await readCollector(query, "collect_cron_runs")).backoff_factor;
+            await run(query, seconds, at += MINUTE);
+            expect((await readCollector(query, "collect_cron_runs")).backoff_factor).toBe(
+              seconds > CHEAP ? Math.min(before * 2, 64) : Math.max(before / 2, 1),
+            );
+          }
+        },
+      ),
       { numRuns: 10 },
     );
   });
@@ -261,7 +322,9 @@ describe("the budget of a collector", () => {
 describe("monitor.register_collector()", () => {
   it("makes a function a collector that service_role may call, cut after its time-out", async ({ query, asOwner }) => {
     await addCollector(asOwner, "collect_test");
-    await asOwner("select monitor.register_collector('collect_test', 'Other words', 120, 7, '{public.orders}')");
+    await asOwner(
+      "select monitor.register_collector('collect_test', 'Other words', 120, 7, '{public.orders}')",
+    );
     expect(await readCollector(query, "collect_test")).toMatchObject({
       description: "Other words",
       interval_seconds: 120,
@@ -285,24 +348,44 @@ describe("monitor.register_collector()", () => {
   it("keeps what was learnt of a collector when it is registered again", async ({ query, asOwner }) => {
     await record(query, [result("collect_storage", { duration_seconds: 60 })]);
     const before = await readCollector(query, "collect_storage");
-    await asOwner("select monitor.register_collector('collect_storage', $1, 300, 5)", [before.description]);
+    await asOwner("select monitor.register_collector('collect_storage', $1, 300, 5)", [
+      before.description,
+    ]);
     expect(await readCollector(query, "collect_storage")).toEqual(before);
   });
 
-  it.for([
-    ["volatile", "(p_at timestamptz) returns jsonb language sql volatile as $$ select '[]'::jsonb $$"],
-    ["without an argument", "() returns jsonb language sql stable as $$ select '[]'::jsonb $$"],
-    ["of another argument", "(p_at timestamp) returns jsonb language sql stable as $$ select '[]'::jsonb $$"],
-    ["of two arguments", "(a timestamptz, b int) returns jsonb language sql stable as $$ select '[]'::jsonb $$"],
-    ["returning json", "(p_at timestamptz) returns json language sql stable as $$ select '[]'::json $$"],
-    ["returning rows", "(p_at timestamptz) returns setof jsonb language sql stable as $$ select '[]'::jsonb $$"],
-    ["absent", null],
-  ] as const)("refuses a function that is %s", async ([, definition], { query, asOwner }) => {
+  it.for(
+    [
+      [
+        "volatile",
+        "(p_at timestamptz) returns jsonb language sql volatile as $$ select '[]'::jsonb $$",
+      ],
+      ["without an argument", "() returns jsonb language sql stable as $$ select '[]'::jsonb $$"],
+      [
+        "of another argument",
+        "(p_at timestamp) returns jsonb language sql stable as $$ select '[]'::jsonb $$",
+      ],
+      [
+        "of two arguments",
+        "(a timestamptz, b int) returns jsonb language sql stable as $$ select '[]'::jsonb $$",
+      ],
+      [
+        "returning json",
+        "(p_at timestamptz) returns json language sql stable as $$ select '[]'::json $$",
+      ],
+      [
+        "returning rows",
+        "(p_at timestamptz) returns setof jsonb language sql stable as $$ select '[]'::jsonb $$",
+      ],
+      ["absent", null],
+    ] as const,
+  )("refuses a function that is %s", async ([, definition], { query, asOwner }) => {
     if (definition) await asOwner(`create function monitor.collect_test${definition}`);
-    await expect(asOwner("select monitor.register_collector('collect_test', 'Of a test')")).rejects.toMatchObject({
-      code: "22023",
-      hint: expect.stringContaining("p_at timestamptz"),
-    });
+    await expect(asOwner("select monitor.register_collector('collect_test', 'Of a test')")).rejects
+      .toMatchObject({
+        code: "22023",
+        hint: expect.stringContaining("p_at timestamptz"),
+      });
     expect(await readCollector(query, "collect_test")).toBeUndefined();
   });
 
@@ -310,37 +393,54 @@ describe("monitor.register_collector()", () => {
     await asOwner(
       "create function public.collect_test(p_at timestamptz) returns jsonb language sql stable as $$ select '[]'::jsonb $$",
     );
-    for (const name of ["collect_test", "public.collect_test", "x(timestamptz); drop table monitor.settings; --", ""]) {
-      await expect(asOwner("select monitor.register_collector($1, 'Of a test')", [name])).rejects.toMatchObject({
-        code: "22023",
-      });
+    for (
+      const name of [
+        "collect_test",
+        "public.collect_test",
+        "x(timestamptz); drop table monitor.settings; --",
+        "",
+      ]
+    ) {
+      await expect(asOwner("select monitor.register_collector($1, 'Of a test')", [name])).rejects
+        .toMatchObject({
+          code: "22023",
+        });
     }
   });
 
-  it.for([
-    [59, 2, "metric_collectors_interval_seconds_whole_minutes"],
-    [60, 2, null],
-    [90, 2, "metric_collectors_interval_seconds_whole_minutes"],
-    [86_400, 2, null],
-    [86_460, 2, "metric_collectors_interval_seconds_whole_minutes"],
-    [60, 0, "metric_collectors_timeout_seconds_in_range"],
-    [60, 1, null],
-    [60, 7, null],
-    [60, 8, "metric_collectors_timeout_seconds_in_range"],
-  ] as const)("takes an interval of %i s and a time-out of %i s: %s", async ([interval, timeout, constraint], { asOwner }) => {
-    const call = asOwner("select monitor.register_collector('collect_storage', 'Of a test', $1, $2)", [
-      interval,
-      timeout,
-    ]);
-    if (constraint) await expect(call).rejects.toMatchObject({ code: "23514", constraint });
-    else await call;
-  });
+  it.for(
+    [
+      [59, 2, "metric_collectors_interval_seconds_whole_minutes"],
+      [60, 2, null],
+      [90, 2, "metric_collectors_interval_seconds_whole_minutes"],
+      [86_400, 2, null],
+      [86_460, 2, "metric_collectors_interval_seconds_whole_minutes"],
+      [60, 0, "metric_collectors_timeout_seconds_in_range"],
+      [60, 1, null],
+      [60, 7, null],
+      [60, 8, "metric_collectors_timeout_seconds_in_range"],
+    ] as const,
+  )(
+    "takes an interval of %i s and a time-out of %i s: %s",
+    async ([interval, timeout, constraint], { asOwner }) => {
+      const call = asOwner(
+        "select monitor.register_collector('collect_storage', 'Of a test', $1, $2)",
+        [
+          interval,
+          timeout,
+        ],
+      );
+      if (constraint) await expect(call).rejects.toMatchObject({ code: "23514", constraint });
+      else await call;
+    },
+  );
 
   it("is for the owner alone", async ({ query, asUser }) => {
     for (const somebody of [query, asUser("")]) {
-      await expect(somebody("select monitor.register_collector('collect_storage', 'x')")).rejects.toMatchObject({
-        code: "42501",
-      });
+      await expect(somebody("select monitor.register_collector('collect_storage', 'x')")).rejects
+        .toMatchObject({
+          code: "42501",
+        });
     }
   });
 });
@@ -356,7 +456,9 @@ describe("a collector of somebody's own", () => {
       `select monitor.sample('${metric}', count(*)) from public.orders where state = 'waiting'`,
     );
     const samples = await rpc(query, "collect_orders", { p_at: iso(NOON) });
-    expect(await record(query, [result("collect_orders", { samples })])).toMatchObject({ inserted: 1 });
+    expect(await record(query, [result("collect_orders", { samples })])).toMatchObject({
+      inserted: 1,
+    });
     expect(samples).toEqual([{ metric, labels: {}, value: 2 }]);
   });
 
@@ -367,13 +469,16 @@ describe("a collector of somebody's own", () => {
   ])("fails when it %s", async ([, body], { query, asOwner }) => {
     await asOwner("create table public.orders (state text)");
     await addCollector(asOwner, "collect_orders", body!);
-    await expect(rpc(query, "collect_orders", { p_at: iso(NOON) })).rejects.toMatchObject({ code: "0A000" });
+    await expect(rpc(query, "collect_orders", { p_at: iso(NOON) })).rejects.toMatchObject({
+      code: "0A000",
+    });
   });
 
   it("has no sample of what it does not know", async ({ asOwner }) => {
     expect(await rpc(asOwner, "sample", { p_metric: "a", p_value: null })).toEqual([]);
-    expect(await rpc(asOwner, "sample", { p_metric: "a", p_value: 0, p_labels: { b: "c" } })).toEqual([
-      { metric: "a", labels: { b: "c" }, value: 0 },
-    ]);
+    expect(await rpc(asOwner, "sample", { p_metric: "a", p_value: 0, p_labels: { b: "c" } }))
+      .toEqual([
+        { metric: "a", labels: { b: "c" }, value: 0 },
+      ]);
   });
 });

@@ -3,7 +3,12 @@ import { describe, expect } from "vitest";
 import { it, type Query } from "./database.ts";
 import { DAY, HOUR, iso, MINUTE, range } from "./seeds.ts";
 
-async function readTicks(query: Query, schedule: string, after: number, until: number): Promise<number[]> {
+async function readTicks(
+  query: Query,
+  schedule: string,
+  after: number,
+  until: number,
+): Promise<number[]> {
   const { rows } = await query<{ at: string }>(
     "select monitor.epoch_ms(tick) as at from monitor.cron_ticks($1, $2, $3) as tick",
     [schedule, iso(after), iso(until)],
@@ -22,7 +27,13 @@ function names(field: string, value: number, low: number, high: number): boolean
 
 /** The minutes at which a schedule fires, judged one by one. */
 function expectedTicks(schedule: string, after: number, until: number): number[] {
-  const [minute, hour, day, month, weekday] = schedule.split(" ") as [string, string, string, string, string];
+  const [minute, hour, day, month, weekday] = schedule.split(" ") as [
+    string,
+    string,
+    string,
+    string,
+    string,
+  ];
   const first = Math.floor(after / MINUTE) * MINUTE + MINUTE;
   return range(Math.max(0, Math.floor((until - first) / MINUTE) + 1))
     .map((n) => first + n * MINUTE)
@@ -32,7 +43,8 @@ function expectedTicks(schedule: string, after: number, until: number): number[]
       const isWeekday = [at.getUTCDay(), at.getUTCDay() || 7].some((n) => names(weekday, n, 0, 7));
       const isOpen = day.startsWith("*") || weekday.startsWith("*");
       return names(minute, at.getUTCMinutes(), 0, 59) && names(hour, at.getUTCHours(), 0, 23) &&
-        names(month, at.getUTCMonth() + 1, 1, 12) && (isOpen ? isDay && isWeekday : isDay || isWeekday);
+        names(month, at.getUTCMonth() + 1, 1, 12) &&
+        (isOpen ? isDay && isWeekday : isDay || isWeekday);
     });
 }
 
@@ -60,45 +72,73 @@ describe("monitor.cron_ticks()", () => {
   it("fires when cron does, for any schedule", async ({ query }) => {
     const start = fc.integer({ min: Date.UTC(2024, 0, 1), max: Date.UTC(2028, 11, 31) });
     await fc.assert(
-      fc.asyncProperty(anySchedule, start, fc.integer({ min: 0, max: 5 * DAY }), async (schedule, after, length) => {
-        expect(await readTicks(query, schedule, after, after + length)).toEqual(
-          expectedTicks(schedule, after, after + length),
-        );
-      }),
+      fc.asyncProperty(
+        anySchedule,
+        start,
+        fc.integer({ min: 0, max: 5 * DAY }),
+        async (schedule, after, length) => {
+          expect(await readTicks(query, schedule, after, after + length)).toEqual(
+            expectedTicks(schedule, after, after + length),
+          );
+        },
+      ),
       { numRuns: 60 },
     );
   });
 
-  it.for([
-    ["* * * * *", "2026-03-10T12:00:00Z", "2026-03-10T12:02:00Z", ["2026-03-10T12:01:00Z", "2026-03-10T12:02:00Z"]],
-    ["* * * * *", "2026-03-10T12:00:30Z", "2026-03-10T12:01:59Z", ["2026-03-10T12:01:00Z"]],
-    ["* * * * *", "2026-03-10T12:00:00Z", "2026-03-10T12:00:59Z", []],
-    ["*/5 * * * *", "2026-03-10T11:59:59Z", "2026-03-10T12:09:59Z", ["2026-03-10T12:00:00Z", "2026-03-10T12:05:00Z"]],
-    ["0 3 * * *", "2026-03-10T02:59:00Z", "2026-03-11T03:00:00Z", ["2026-03-10T03:00:00Z", "2026-03-11T03:00:00Z"]],
-    ["0 3 * * *", "2026-03-10T03:00:00Z", "2026-03-11T02:59:59Z", []],
-    // 10 March is a Tuesday, 2; the 12th a Thursday
-    ["0 0 12 * 2", "2026-03-09T00:00:00Z", "2026-03-16T00:00:00Z", ["2026-03-10T00:00:00Z", "2026-03-12T00:00:00Z"]],
-    ["0 0 */3 * 2", "2026-03-09T00:00:00Z", "2026-03-16T00:00:00Z", ["2026-03-10T00:00:00Z"]],
-    ["0 0 12 * */2", "2026-03-09T00:00:00Z", "2026-03-16T00:00:00Z", ["2026-03-12T00:00:00Z"]],
-    ["0 0 * * 0", "2026-03-09T00:00:00Z", "2026-03-20T00:00:00Z", ["2026-03-15T00:00:00Z"]],
-    ["0 0 * * 7", "2026-03-09T00:00:00Z", "2026-03-20T00:00:00Z", ["2026-03-15T00:00:00Z"]],
-    ["0 0 * * 6-7", "2026-03-09T00:00:00Z", "2026-03-16T00:00:00Z", ["2026-03-14T00:00:00Z", "2026-03-15T00:00:00Z"]],
-    ["0 0 29 2 *", "2026-01-01T00:00:00Z", "2028-12-31T00:00:00Z", ["2028-02-29T00:00:00Z"]],
-    ["0 0 31 4 *", "2026-01-01T00:00:00Z", "2026-12-31T00:00:00Z", []],
-    ["*/59 0 10 3 *", "2026-03-01T00:00:00Z", "2026-03-31T00:00:00Z", ["2026-03-10T00:00:00Z", "2026-03-10T00:59:00Z"]],
-  ] as const)("%s after %s until %s", async ([schedule, after, until, ticks], { query }) => {
+  it.for(
+    [
+      ["* * * * *", "2026-03-10T12:00:00Z", "2026-03-10T12:02:00Z", [
+        "2026-03-10T12:01:00Z",
+        "2026-03-10T12:02:00Z",
+      ]],
+      ["* * * * *", "2026-03-10T12:00:30Z", "2026-03-10T12:01:59Z", ["2026-03-10T12:01:00Z"]],
+      ["* * * * *", "2026-03-10T12:00:00Z", "2026-03-10T12:00:59Z", []],
+      ["*/5 * * * *", "2026-03-10T11:59:59Z", "2026-03-10T12:09:59Z", [
+        "2026-03-10T12:00:00Z",
+        "2026-03-10T12:05:00Z",
+      ]],
+      ["0 3 * * *", "2026-03-10T02:59:00Z", "2026-03-11T03:00:00Z", [
+        "2026-03-10T03:00:00Z",
+        "2026-03-11T03:00:00Z",
+      ]],
+      ["0 3 * * *", "2026-03-10T03:00:00Z", "2026-03-11T02:59:59Z", []],
+      // 10 March is a Tuesday, 2; the 12th a Thursday
+      ["0 0 12 * 2", "2026-03-09T00:00:00Z", "2026-03-16T00:00:00Z", [
+        "2026-03-10T00:00:00Z",
+        "2026-03-12T00:00:00Z",
+      ]],
+      ["0 0 */3 * 2", "2026-03-09T00:00:00Z", "2026-03-16T00:00:00Z", ["2026-03-10T00:00:00Z"]],
+      ["0 0 12 * */2", "2026-03-09T00:00:00Z", "2026-03-16T00:00:00Z", ["2026-03-12T00:00:00Z"]],
+      ["0 0 * * 0", "2026-03-09T00:00:00Z", "2026-03-20T00:00:00Z", ["2026-03-15T00:00:00Z"]],
+      ["0 0 * * 7", "2026-03-09T00:00:00Z", "2026-03-20T00:00:00Z", ["2026-03-15T00:00:00Z"]],
+      ["0 0 * * 6-7", "2026-03-09T00:00:00Z", "2026-03-16T00:00:00Z", [
+        "2026-03-14T00:00:00Z",
+        "2026-03-15T00:00:00Z",
+      ]],
+      ["0 0 29 2 *", "2026-01-01T00:00:00Z", "2028-12-31T00:00:00Z", ["2028-02-29T00:00:00Z"]],
+      ["0 0 31 4 *", "2026-01-01T00:00:00Z", "2026-12-31T00:00:00Z", []],
+      ["*/59 0 10 3 *", "2026-03-01T00:00:00Z", "2026-03-31T00:00:00Z", [
+        "2026-03-10T00:00:00Z",
+        "2026-03-10T00:59:00Z",
+      ]],
+    ] as const,
+  )("%s after %s until %s", async ([schedule, after, until, ticks], { query }) => {
     expect(await readTicks(query, schedule, Date.parse(after), Date.parse(until))).toEqual(
       ticks.map((tick) => Date.parse(tick)),
     );
   });
 
-  it.for(["America/New_York", "Asia/Kathmandu"])("is in UTC whatever the session's time zone: %s", async (zone, { query }) => {
-    await query(`set local timezone to '${zone}'`);
-    const clocksChange = Date.UTC(2026, 2, 8); // in New York
-    expect(await readTicks(query, "30 2 * * *", clocksChange, clocksChange + DAY)).toEqual([
-      clocksChange + 2.5 * HOUR,
-    ]);
-  });
+  it.for(["America/New_York", "Asia/Kathmandu"])(
+    "is in UTC whatever the session's time zone: %s",
+    async (zone, { query }) => {
+      await query(`set local timezone to '${zone}'`);
+      const clocksChange = Date.UTC(2026, 2, 8); // in New York
+      expect(await readTicks(query, "30 2 * * *", clocksChange, clocksChange + DAY)).toEqual([
+        clocksChange + 2.5 * HOUR,
+      ]);
+    },
+  );
 
   it.for([
     "",
@@ -135,12 +175,18 @@ describe("monitor.cron_ticks()", () => {
       code: "22023",
       hint: expect.stringContaining("*/5"),
     });
-    expect((await query("select monitor.is_cron_schedule($1) as is", [schedule])).rows).toEqual([{ is: false }]);
+    expect((await query("select monitor.is_cron_schedule($1) as is", [schedule])).rows).toEqual([{
+      is: false,
+    }]);
   });
 
   it("refuses no schedule at all", async ({ query }) => {
-    await expect(query("select monitor.cron_ticks(null, now(), now())")).rejects.toMatchObject({ code: "22023" });
-    expect((await query("select monitor.is_cron_schedule(null) as is")).rows).toEqual([{ is: false }]);
+    await expect(query("select monitor.cron_ticks(null, now(), now())")).rejects.toMatchObject({
+      code: "22023",
+    });
+    expect((await query("select monitor.is_cron_schedule(null) as is")).rows).toEqual([{
+      is: false,
+    }]);
   });
 
   it("takes whatever pg_cron takes of what it takes itself", async ({ asOwner }) => {

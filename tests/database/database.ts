@@ -118,7 +118,9 @@ export async function rpc<Result = unknown>(
 ): Promise<Result> {
   const names = Object.keys(args).map((key, index) => `${key} => $${index + 1}`);
   const values = Object.values(args).map((value) =>
-    typeof value === "object" && value !== null && !(value instanceof Date) ? JSON.stringify(value) : value
+    typeof value === "object" && value !== null && !(value instanceof Date)
+      ? JSON.stringify(value)
+      : value
   );
   const { rows } = await query(`select monitor.${name}(${names}) as result`, values);
   return rows[0]?.result as Result;

@@ -1,6 +1,17 @@
 import { describe, expect } from "vitest";
 import { it, type Query, queryOf, rpc } from "./database.ts";
-import { addAnomaly, addMetric, addSeries, DAY, HOUR, iso, MINUTE, NOON, openDays, range } from "./seeds.ts";
+import {
+  addAnomaly,
+  addMetric,
+  addSeries,
+  DAY,
+  HOUR,
+  iso,
+  MINUTE,
+  NOON,
+  openDays,
+  range,
+} from "./seeds.ts";
 
 interface Series {
   series_id: number;
@@ -21,7 +32,13 @@ const readPage = (query: Query, more: object = {}, at = NOON) =>
   rpc<Page>(query, "read_detection_page", { p_now: iso(at), ...more });
 
 /** What the detector says of a series that has a sample a minute since noon. */
-function update(seriesId: number, previous: number | null, last: number, events: object[] = [], more: object = {}) {
+function update(
+  seriesId: number,
+  previous: number | null,
+  last: number,
+  events: object[] = [],
+  more: object = {},
+) {
   return {
     series_id: seriesId,
     previous_sample_at: previous,
@@ -33,7 +50,12 @@ function update(seriesId: number, previous: number | null, last: number, events:
   };
 }
 
-const event = (kind: "open" | "extend" | "close", startedAt: number, lastSeenAt: number, more: object = {}) => ({
+const event = (
+  kind: "open" | "extend" | "close",
+  startedAt: number,
+  lastSeenAt: number,
+  more: object = {},
+) => ({
   kind,
   started_at: startedAt,
   last_seen_at: lastSeenAt,
@@ -67,7 +89,10 @@ async function addMinutes(query: Query, count: number, from = NOON, definition: 
 }
 
 const readAnomalies = async (query: Query, seriesId: number) =>
-  (await query("select * from monitor.anomaly_detections where series_id = $1 order by started_at", [seriesId])).rows;
+  (await query(
+    "select * from monitor.anomaly_detections where series_id = $1 order by started_at",
+    [seriesId],
+  )).rows;
 
 const readEvidence = async (query: Query, anomalyId: number) =>
   (await query<{ at: string }>(
@@ -133,7 +158,10 @@ describe("monitor.read_detection_page()", () => {
   it("starts a series nobody has judged with its last day", async ({ query }) => {
     await openDays(query, NOON - 2 * DAY, 3);
     const metric = await addMetric(query);
-    await addSeries(query, metric, [[NOON - DAY - 1, 1], [NOON - DAY, 2], [NOON - DAY + 1, 3], [NOON, 4]]);
+    await addSeries(query, metric, [[NOON - DAY - 1, 1], [NOON - DAY, 2], [NOON - DAY + 1, 3], [
+      NOON,
+      4,
+    ]]);
     expect((await readPage(query)).series[0]!.values).toEqual([3, 4]);
   });
 
@@ -189,16 +217,22 @@ describe("monitor.read_detection_page()", () => {
     });
     expect((await readPage(query)).series[0]!.open_anomaly).toBeNull();
     const anomaly_id = await addAnomaly(query, series, { started_at: iso(NOON - HOUR) });
-    expect((await readPage(query)).series[0]!.open_anomaly).toEqual({ anomaly_id, started_at: NOON - HOUR });
+    expect((await readPage(query)).series[0]!.open_anomaly).toEqual({
+      anomaly_id,
+      started_at: NOON - HOUR,
+    });
   });
 
   it("goes on past a series whose new samples are gone with their day", async ({ query }) => {
     await openDays(query);
     const metric = await addMetric(query);
-    await query("insert into monitor.metric_series (metric, labels, last_sample_at) values ($1, '{\"a\":\"b\"}', $2)", [
-      metric,
-      iso(NOON),
-    ]);
+    await query(
+      'insert into monitor.metric_series (metric, labels, last_sample_at) values ($1, \'{"a":"b"}\', $2)',
+      [
+        metric,
+        iso(NOON),
+      ],
+    );
     const series = await addSeries(query, metric, [[NOON - 1, 1]]);
     const first = await readPage(query, { p_limit: 1 });
     expect(first.series).toEqual([]);
@@ -221,20 +255,33 @@ describe("monitor.record_detections()", () => {
     await openDays(query);
     const series = await addMinutes(query, 10);
     const at = (n: number) => NOON + n * MINUTE;
-    expect(await recordAll(query, [update(series, null, at(2), [event("open", at(2), at(2))])])).toEqual({
-      opened: 1,
-      extended: 0,
-      closed: 0,
-      stale: 0,
-    });
-    const worse = { observed: 12, score: 11, severity: "critical", explanation: "12 instead of 1", sample_count: 3 };
-    expect(await recordAll(query, [update(series, at(2), at(4), [event("extend", at(2), at(4), worse)])])).toEqual({
+    expect(await recordAll(query, [update(series, null, at(2), [event("open", at(2), at(2))])]))
+      .toEqual({
+        opened: 1,
+        extended: 0,
+        closed: 0,
+        stale: 0,
+      });
+    const worse = {
+      observed: 12,
+      score: 11,
+      severity: "critical",
+      explanation: "12 instead of 1",
+      sample_count: 3,
+    };
+    expect(
+      await recordAll(query, [
+        update(series, at(2), at(4), [event("extend", at(2), at(4), worse)]),
+      ]),
+    ).toEqual({
       opened: 0,
       extended: 1,
       closed: 0,
       stale: 0,
     });
-    expect(await recordAll(query, [update(series, at(4), at(6), [event("close", at(2), at(6), worse)])])).toEqual({
+    expect(
+      await recordAll(query, [update(series, at(4), at(6), [event("close", at(2), at(6), worse)])]),
+    ).toEqual({
       opened: 0,
       extended: 0,
       closed: 1,
@@ -278,7 +325,11 @@ describe("monitor.record_detections()", () => {
   it("is a row as well when it began and ended since the last run", async ({ query }) => {
     await openDays(query);
     const series = await addMinutes(query, 3);
-    expect(await recordAll(query, [update(series, null, NOON + MINUTE, [event("close", NOON, NOON + MINUTE)])]))
+    expect(
+      await recordAll(query, [
+        update(series, null, NOON + MINUTE, [event("close", NOON, NOON + MINUTE)]),
+      ]),
+    )
       .toEqual({ opened: 1, extended: 0, closed: 1, stale: 0 });
     expect(await readAnomalies(query, series)).toHaveLength(1);
   });
@@ -287,10 +338,17 @@ describe("monitor.record_detections()", () => {
     await openDays(query);
     const series = await addMinutes(query, 3);
     for (const previous of [null, NOON]) {
-      const words = [update(series, previous, NOON + (previous ? 1 : 0), [event("open", NOON, NOON)])];
+      const words = [
+        update(series, previous, NOON + (previous ? 1 : 0), [event("open", NOON, NOON)]),
+      ];
       await recordAll(query, words);
       const before = await readAnomalies(query, series);
-      expect(await recordAll(query, words)).toEqual({ opened: 0, extended: 0, closed: 0, stale: 1 });
+      expect(await recordAll(query, words)).toEqual({
+        opened: 0,
+        extended: 0,
+        closed: 0,
+        stale: 1,
+      });
       expect(await readAnomalies(query, series)).toEqual(before);
     }
   });
@@ -301,10 +359,14 @@ describe("monitor.record_detections()", () => {
     await recordAll(query, [update(series, null, NOON)]);
     await recordAll(query, [update(series, NOON, NOON + 5 * MINUTE)]);
     expect(
-      await recordAll(query, [update(series, NOON, NOON + 9 * MINUTE, [event("open", NOON, NOON + MINUTE)])]),
+      await recordAll(query, [
+        update(series, NOON, NOON + 9 * MINUTE, [event("open", NOON, NOON + MINUTE)]),
+      ]),
     ).toMatchObject({ stale: 1, opened: 0 });
     expect(await readAnomalies(query, series)).toEqual([]);
-    const { rows } = await query("select state from monitor.detector_states where series_id = $1", [series]);
+    const { rows } = await query("select state from monitor.detector_states where series_id = $1", [
+      series,
+    ]);
     expect(rows).toEqual([{ state: { seen: NOON + 5 * MINUTE } }]);
   });
 
@@ -312,7 +374,9 @@ describe("monitor.record_detections()", () => {
     await openDays(query);
     const series = await addMinutes(query, 3);
     expect(await recordAll(query, [update(series, NOON, NOON + 1)])).toMatchObject({ stale: 1 });
-    expect((await query("select 1 from monitor.detector_states where series_id = $1", [series])).rows).toEqual([]);
+    expect(
+      (await query("select 1 from monitor.detector_states where series_id = $1", [series])).rows,
+    ).toEqual([]);
   });
 
   it("counts each series by itself", async ({ query }) => {
@@ -342,17 +406,19 @@ describe("monitor.record_detections()", () => {
     expect(await readAnomalies(one, series)).toHaveLength(1);
   });
 
-  it.for([
-    ["no severity", { severity: "bad" }, "23514"],
-    ["no explanation", { explanation: "" }, "23514"],
-    ["null in place of a number", { observed: null }, "23502"],
-    ["an end before its start", { ended_at: NOON - 1, ended_reason: "recovered" }, "23514"],
-    ["an end without a reason", { ended_at: NOON }, "23514"],
-    ["an unknown reason", { ended_at: NOON, ended_reason: "bored" }, "23514"],
-    ["a band upside down", { lower: 3, upper: 0 }, "23514"],
-    ["a negative score", { score: -1 }, "23514"],
-    ["no samples", { sample_count: 0 }, "23514"],
-  ] as const)("refuses an event with %s, and with it all of the call", async ([, wrong, code], { query }) => {
+  it.for(
+    [
+      ["no severity", { severity: "bad" }, "23514"],
+      ["no explanation", { explanation: "" }, "23514"],
+      ["null in place of a number", { observed: null }, "23502"],
+      ["an end before its start", { ended_at: NOON - 1, ended_reason: "recovered" }, "23514"],
+      ["an end without a reason", { ended_at: NOON }, "23514"],
+      ["an unknown reason", { ended_at: NOON, ended_reason: "bored" }, "23514"],
+      ["a band upside down", { lower: 3, upper: 0 }, "23514"],
+      ["a negative score", { score: -1 }, "23514"],
+      ["no samples", { sample_count: 0 }, "23514"],
+    ] as const,
+  )("refuses an event with %s, and with it all of the call", async ([, wrong, code], { query }) => {
     await openDays(query);
     const [good, bad] = [await addMinutes(query, 2), await addMinutes(query, 2)];
     await expect(
@@ -369,14 +435,19 @@ describe("monitor.record_detections()", () => {
     async ([size, isTaken], { query }) => {
       await openDays(query);
       const series = await addMinutes(query, 2);
-      const saved = recordAll(query, [update(series, null, NOON, [], { state: { a: "x".repeat(size + 2) } })]);
+      const saved = recordAll(query, [
+        update(series, null, NOON, [], { state: { a: "x".repeat(size + 2) } }),
+      ]);
       if (isTaken) expect(await saved).toMatchObject({ stale: 0 });
-      else await expect(saved).rejects.toMatchObject({ constraint: "detector_states_state_bounded" });
+      else {await expect(saved).rejects.toMatchObject({
+          constraint: "detector_states_state_bounded",
+        });}
     },
   );
 
   it.for([{}, "text", 1])("refuses %o instead of an array", async (updates, { query }) => {
-    await expect(query("select monitor.record_detections(null, $1)", [JSON.stringify(updates)])).rejects
+    await expect(query("select monitor.record_detections(null, $1)", [JSON.stringify(updates)]))
+      .rejects
       .toMatchObject({ code: "22023" });
   });
 
@@ -404,7 +475,9 @@ describe("monitor.anomaly_detections", () => {
          where table_schema = 'monitor' and table_name = $1 order by ordinal_position`,
         [table],
       )).rows;
-    expect(await columns("anomaly_detections_archive")).toEqual(await columns("anomaly_detections"));
+    expect(await columns("anomaly_detections_archive")).toEqual(
+      await columns("anomaly_detections"),
+    );
   });
 });
 
@@ -413,7 +486,11 @@ describe("evidence", () => {
   /** A series with a sample every half hour of the five hours before and after noon, and one each moment beyond 2 hours. */
   async function addHours(query: Query) {
     await openDays(query);
-    const times = [...range(21).map((n) => NOON - 5 * HOUR + n * EVERY), NOON - 2 * HOUR - 1, NOON + 2 * HOUR + 1];
+    const times = [
+      ...range(21).map((n) => NOON - 5 * HOUR + n * EVERY),
+      NOON - 2 * HOUR - 1,
+      NOON + 2 * HOUR + 1,
+    ];
     return addSeries(query, await addMetric(query), times.map((at) => [at, at - NOON]));
   }
   const between = (from: number, until: number) =>
@@ -423,7 +500,9 @@ describe("evidence", () => {
     const series = await addHours(query);
     await recordAll(query, [update(series, null, NOON, [event("open", NOON, NOON)])]);
     const [anomaly] = await readAnomalies(query, series);
-    expect(await readEvidence(query, anomaly!.anomaly_id)).toEqual(between(NOON - 2 * HOUR, NOON + 2 * HOUR));
+    expect(await readEvidence(query, anomaly!.anomaly_id)).toEqual(
+      between(NOON - 2 * HOUR, NOON + 2 * HOUR),
+    );
   });
 
   it("is what lies within 2 hours of either end when it closes, and not what lies between", async ({ query }) => {
@@ -431,7 +510,9 @@ describe("evidence", () => {
     const [start, end] = [NOON - 2.5 * HOUR, NOON + 2.5 * HOUR];
     await recordAll(query, [update(series, null, end, [event("close", start, end)])]);
     const [anomaly] = await readAnomalies(query, series);
-    const evidence = (await readEvidence(query, anomaly!.anomaly_id)).filter((at) => at % EVERY === 0);
+    const evidence = (await readEvidence(query, anomaly!.anomaly_id)).filter((at) =>
+      at % EVERY === 0
+    );
     expect(evidence).toEqual([
       ...between(start - 2 * HOUR, start + 2 * HOUR),
       ...between(end - 2 * HOUR, end + 2 * HOUR),
@@ -444,10 +525,19 @@ describe("evidence", () => {
     const metric = await addMetric(query);
     const series = await addSeries(query, metric, [[NOON - HOUR, 1], [NOON, 9]]);
     await recordAll(query, [update(series, null, NOON, [event("open", NOON, NOON)])]);
-    await rpc(query, "record_samples", { p_samples: [{ metric, value: 8 }], p_recorded_at: iso(NOON + HOUR) });
-    await recordAll(query, [update(series, NOON, NOON + HOUR, [event("close", NOON, NOON + HOUR)])]);
+    await rpc(query, "record_samples", {
+      p_samples: [{ metric, value: 8 }],
+      p_recorded_at: iso(NOON + HOUR),
+    });
+    await recordAll(query, [
+      update(series, NOON, NOON + HOUR, [event("close", NOON, NOON + HOUR)]),
+    ]);
     const [anomaly] = await readAnomalies(query, series);
-    expect(await readEvidence(query, anomaly!.anomaly_id)).toEqual([NOON - HOUR, NOON, NOON + HOUR]);
+    expect(await readEvidence(query, anomaly!.anomaly_id)).toEqual([
+      NOON - HOUR,
+      NOON,
+      NOON + HOUR,
+    ]);
   });
 
   it("keeps values bit by bit, and is not written twice", async ({ query }) => {
@@ -456,7 +546,9 @@ describe("evidence", () => {
     const anomaly = await addAnomaly(query, series);
     expect(await rpc(query, "copy_evidence", { p_anomaly_id: anomaly })).toBe(1);
     expect(await rpc(query, "copy_evidence", { p_anomaly_id: anomaly })).toBe(0);
-    expect((await query("select value from monitor.evidence_samples")).rows).toEqual([{ value: 1 / 3 }]);
+    expect((await query("select value from monitor.evidence_samples")).rows).toEqual([{
+      value: 1 / 3,
+    }]);
   });
 
   it("is of no anomaly that is not there", async ({ query }) => {

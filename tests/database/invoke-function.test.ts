@@ -9,7 +9,10 @@ async function setSecret(asOwner: Query, name: string, value: string) {
   await asOwner("select vault.create_secret($1, $2)", [value, name]);
 }
 
-async function setSecrets(asOwner: Query, { url = URL, key = KEY }: { url?: string; key?: string } = {}) {
+async function setSecrets(
+  asOwner: Query,
+  { url = URL, key = KEY }: { url?: string; key?: string } = {},
+) {
   await setSecret(asOwner, "project_url", url);
   await setSecret(asOwner, "cron_secret_key", key);
 }
@@ -75,7 +78,9 @@ describe("monitor.invoke_function()", () => {
   it("takes an address with a slash at its end, with a port, and of plain http", async ({ asOwner }) => {
     await setSecrets(asOwner, { url: "http://127.0.0.1:54321/" });
     await invoke(asOwner);
-    expect((await readRequests(asOwner))[0]!.url).toBe("http://127.0.0.1:54321/functions/v1/collect-metrics");
+    expect((await readRequests(asOwner))[0]!.url).toBe(
+      "http://127.0.0.1:54321/functions/v1/collect-metrics",
+    );
   });
 
   it("runs once a minute, however often cron fires", async ({ asOwner }) => {
@@ -97,7 +102,12 @@ describe("monitor.invoke_function()", () => {
     ["an address of another scheme", "file:///etc/passwd", KEY, "project_url is no URL"],
     ["an address with a query", `${URL}?a=b`, KEY, "project_url is no URL"],
     ["an address with a login", "https://me:secret@abc.supabase.co", KEY, "project_url is no URL"],
-    ["an address nobody filled in", "https://<project-ref>.supabase.co", KEY, "project_url is no URL"],
+    [
+      "an address nobody filled in",
+      "https://<project-ref>.supabase.co",
+      KEY,
+      "project_url is no URL",
+    ],
     ["an address with a line break", `${URL}\n`, KEY, "project_url is no URL"],
     ["an empty key", URL, "", "cron_secret_key is no key"],
     ["a publishable key", URL, "sb_publishable_0123456789", "cron_secret_key is no key"],
@@ -134,15 +144,18 @@ describe("monitor.invoke_function()", () => {
       reason: "pg_net or Vault is not installed",
     });
     await asSuperuser("drop schema vault");
-    expect(await readRun(asOwner, await invoke(asOwner, "collect-metrics", NOON + MINUTE))).toMatchObject({
-      state: "failed",
-      reason: "pg_net or Vault is not installed",
-    });
+    expect(await readRun(asOwner, await invoke(asOwner, "collect-metrics", NOON + MINUTE)))
+      .toMatchObject({
+        state: "failed",
+        reason: "pg_net or Vault is not installed",
+      });
   });
 
   it("fails the run and says why when Vault may not be read", async ({ asOwner, asSuperuser }) => {
     await setSecrets(asOwner);
-    await asSuperuser("revoke all on vault.decrypted_secrets from postgres; revoke pg_read_all_data from postgres");
+    await asSuperuser(
+      "revoke all on vault.decrypted_secrets from postgres; revoke pg_read_all_data from postgres",
+    );
     expect(await readRun(asOwner, await invoke(asOwner))).toMatchObject({
       state: "failed",
       reason: expect.stringMatching(/^42501: permission denied/),
@@ -192,9 +205,10 @@ describe("monitor.invoke_function()", () => {
     expect(await readRequests(asOwner)).toEqual([]);
 
     await query("update monitor.settings set jobs_enabled = true");
-    expect(await readRun(asOwner, await invoke(asOwner, "collect-metrics", NOON + MINUTE))).toMatchObject({
-      state: "queued",
-    });
+    expect(await readRun(asOwner, await invoke(asOwner, "collect-metrics", NOON + MINUTE)))
+      .toMatchObject({
+        state: "queued",
+      });
   });
 
   it("uses the key that Vault has at this minute, so that a rotation loses no run", async ({ asOwner }) => {
@@ -204,12 +218,21 @@ describe("monitor.invoke_function()", () => {
       "select vault.update_secret((select id from vault.secrets where name = 'cron_secret_key'), 'sb_secret_next')",
     );
     await invoke(asOwner, "collect-metrics", NOON + MINUTE);
-    expect((await readRequests(asOwner)).map(({ headers }) => headers.apikey)).toEqual([KEY, "sb_secret_next"]);
+    expect((await readRequests(asOwner)).map(({ headers }) => headers.apikey)).toEqual([
+      KEY,
+      "sb_secret_next",
+    ]);
   });
 
-  it.for(["watch-jobs", "no-such-job", null])("refuses %o, which is no function", async (job, { asOwner }) => {
-    await expect(invoke(asOwner, job!)).rejects.toMatchObject({ code: "22023", hint: expect.any(String) });
-  });
+  it.for(["watch-jobs", "no-such-job", null])(
+    "refuses %o, which is no function",
+    async (job, { asOwner }) => {
+      await expect(invoke(asOwner, job!)).rejects.toMatchObject({
+        code: "22023",
+        hint: expect.any(String),
+      });
+    },
+  );
 
   it("is for cron alone", async ({ query, asUser }) => {
     for (const somebody of [query, asUser("")]) {

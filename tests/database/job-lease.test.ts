@@ -22,8 +22,19 @@ const start = (query: Query, run: string, at = NOON, more: object = {}) =>
     ...more,
   });
 
-const finish = (query: Query, run: string, at = NOON, outcome: string | null = "succeeded", more: object = {}) =>
-  rpc<{ state: string }>(query, "finish_job", { p_run_id: run, p_outcome: outcome, p_now: iso(at), ...more });
+const finish = (
+  query: Query,
+  run: string,
+  at = NOON,
+  outcome: string | null = "succeeded",
+  more: object = {},
+) =>
+  rpc<{ state: string }>(query, "finish_job", {
+    p_run_id: run,
+    p_outcome: outcome,
+    p_now: iso(at),
+    ...more,
+  });
 
 async function readRun(query: Query, run: string) {
   return (await query("select * from monitor.job_runs where run_id = $1", [run])).rows[0]!;
@@ -79,19 +90,26 @@ describe("monitor.start_job()", () => {
     expect((await readJob(query)).lease_run_id).toBe(first);
   });
 
-  it.for([
-    ["just before", LEASE - 1, "overlap"],
-    ["at", LEASE, "started"],
-  ] as const)("a run that was killed keeps others out until lease_seconds: %s", async ([, later, outcome], { query }) => {
-    const [killed, next] = [randomUUID(), randomUUID()];
-    await start(query, killed);
-    expect(await start(query, next, NOON + later)).toMatchObject({ outcome });
-    expect((await readJob(query)).lease_run_id).toBe(outcome === "started" ? next : killed);
-  });
+  it.for(
+    [
+      ["just before", LEASE - 1, "overlap"],
+      ["at", LEASE, "started"],
+    ] as const,
+  )(
+    "a run that was killed keeps others out until lease_seconds: %s",
+    async ([, later, outcome], { query }) => {
+      const [killed, next] = [randomUUID(), randomUUID()];
+      await start(query, killed);
+      expect(await start(query, next, NOON + later)).toMatchObject({ outcome });
+      expect((await readJob(query)).lease_run_id).toBe(outcome === "started" ? next : killed);
+    },
+  );
 
   it("gives each job a lease of its own", async ({ query }) => {
     await start(query, randomUUID());
-    expect(await start(query, randomUUID(), NOON, { p_job: "detect-anomalies" })).toMatchObject({ outcome: "started" });
+    expect(await start(query, randomUUID(), NOON, { p_job: "detect-anomalies" })).toMatchObject({
+      outcome: "started",
+    });
   });
 
   it("starts again at once after a run that finished, also after one that failed", async ({ query }) => {
@@ -116,7 +134,10 @@ describe("monitor.start_job()", () => {
     await query("update monitor.settings set jobs_enabled = false");
     const run = randomUUID();
     expect(await start(query, run)).toMatchObject({ outcome: "disabled" });
-    expect(await readRun(query, run)).toMatchObject({ state: "skipped", reason: "jobs are switched off" });
+    expect(await readRun(query, run)).toMatchObject({
+      state: "skipped",
+      reason: "jobs are switched off",
+    });
     expect((await readJob(query)).lease_run_id).toBeNull();
 
     await query("update monitor.settings set jobs_enabled = true");
@@ -129,14 +150,16 @@ describe("monitor.start_job()", () => {
     expect(await start(query, randomUUID())).toMatchObject({ outcome: "disabled" });
   });
 
-  it.for([
-    [{ p_job: "no-such-job" }, "no such job"],
-    [{ p_job: null }, "no such job"],
-    [{ p_trigger: "magic" }, "p_trigger"],
-    [{ p_trigger: null }, "p_trigger"],
-    [{ p_run_id: null }, "p_run_id"],
-    [{ p_scheduled_at: null }, "p_scheduled_at"],
-  ] as const)("refuses %o", async ([wrong, message], { query }) => {
+  it.for(
+    [
+      [{ p_job: "no-such-job" }, "no such job"],
+      [{ p_job: null }, "no such job"],
+      [{ p_trigger: "magic" }, "p_trigger"],
+      [{ p_trigger: null }, "p_trigger"],
+      [{ p_run_id: null }, "p_run_id"],
+      [{ p_scheduled_at: null }, "p_scheduled_at"],
+    ] as const,
+  )("refuses %o", async ([wrong, message], { query }) => {
     await expect(start(query, randomUUID(), NOON, wrong)).rejects.toMatchObject({
       code: "22023",
       message: expect.stringContaining(message),
@@ -157,7 +180,9 @@ describe("monitor.start_job()", () => {
   it("starts exactly one of several that come at once", async ({ ownDatabase }) => {
     const sessions = await Promise.all(range(4).map(() => ownDatabase.connect()));
     const runs = sessions.map(() => randomUUID());
-    const answers = await Promise.all(sessions.map((session, n) => start(queryOf(session), runs[n]!)));
+    const answers = await Promise.all(
+      sessions.map((session, n) => start(queryOf(session), runs[n]!)),
+    );
     const started = answers.filter(({ outcome }) => outcome === "started");
     expect(started).toHaveLength(1);
     expect(answers.filter((answer) => answer !== started[0])).toEqual(
@@ -188,9 +213,10 @@ describe("monitor.finish_job()", () => {
   it("ends a run with what it did, gives the lease back and dates the job's success", async ({ query }) => {
     const run = randomUUID();
     await start(query, run);
-    expect(await finish(query, run, NOON + 900, "succeeded", { p_result: { inserted: 3 } })).toEqual({
-      state: "succeeded",
-    });
+    expect(await finish(query, run, NOON + 900, "succeeded", { p_result: { inserted: 3 } }))
+      .toEqual({
+        state: "succeeded",
+      });
     expect(await readRun(query, run)).toMatchObject({
       state: "succeeded",
       outcome: "succeeded",
@@ -212,8 +238,14 @@ describe("monitor.finish_job()", () => {
     await start(query, good);
     await finish(query, good);
     await start(query, bad);
-    expect(await finish(query, bad, NOON + 1, "failed", { p_error: "x".repeat(501) })).toEqual({ state: "failed" });
-    expect(await readRun(query, bad)).toMatchObject({ state: "failed", error: "x".repeat(500), reason: "x".repeat(500) });
+    expect(await finish(query, bad, NOON + 1, "failed", { p_error: "x".repeat(501) })).toEqual({
+      state: "failed",
+    });
+    expect(await readRun(query, bad)).toMatchObject({
+      state: "failed",
+      error: "x".repeat(500),
+      reason: "x".repeat(500),
+    });
     expect((await readJob(query)).last_succeeded_at).toEqual(new Date(NOON));
   });
 
@@ -227,7 +259,10 @@ describe("monitor.finish_job()", () => {
   it("turns a run that was given up into a success when it ends after all", async ({ query }) => {
     const run = randomUUID();
     await start(query, run);
-    await query("update monitor.job_runs set state = 'lost', reason = 'silence' where run_id = $1", [run]);
+    await query(
+      "update monitor.job_runs set state = 'lost', reason = 'silence' where run_id = $1",
+      [run],
+    );
     expect(await finish(query, run, NOON + 5 * MINUTE)).toEqual({ state: "succeeded" });
     expect(await readRun(query, run)).toMatchObject({ state: "succeeded", reason: null });
   });
@@ -286,16 +321,18 @@ describe("monitor.finish_job()", () => {
 });
 
 describe("monitor.job_runs", () => {
-  it.for([
-    [{ trigger: "webhook" }, "job_runs_trigger_known"],
-    [{ state: "done" }, "job_runs_state_known"],
-    [{ outcome: "succeeded" }, "job_runs_outcome_means_finished"],
-    [{ finished_at: iso(NOON) }, "job_runs_outcome_means_finished"],
-    [{ outcome: "lost", finished_at: iso(NOON) }, "job_runs_outcome_known"],
-    [{ state: "missed" }, "job_runs_missed_count_with_state"],
-    [{ missed_count: 1 }, "job_runs_missed_count_with_state"],
-    [{ state: "missed", missed_count: -1 }, "job_runs_missed_count_with_state"],
-  ] as const)("refuses %o", async ([columns, constraint], { query }) => {
+  it.for(
+    [
+      [{ trigger: "webhook" }, "job_runs_trigger_known"],
+      [{ state: "done" }, "job_runs_state_known"],
+      [{ outcome: "succeeded" }, "job_runs_outcome_means_finished"],
+      [{ finished_at: iso(NOON) }, "job_runs_outcome_means_finished"],
+      [{ outcome: "lost", finished_at: iso(NOON) }, "job_runs_outcome_known"],
+      [{ state: "missed" }, "job_runs_missed_count_with_state"],
+      [{ missed_count: 1 }, "job_runs_missed_count_with_state"],
+      [{ state: "missed", missed_count: -1 }, "job_runs_missed_count_with_state"],
+    ] as const,
+  )("refuses %o", async ([columns, constraint], { query }) => {
     await expect(addRun(query, columns)).rejects.toMatchObject({ code: "23514", constraint });
   });
 
@@ -308,21 +345,26 @@ describe("monitor.job_runs", () => {
 });
 
 describe("monitor.job_schedules", () => {
-  it.for([
-    ["schedule", "*/0 * * * *", "job_schedules_schedule_is_cron"],
-    ["timeout_milliseconds", 999, "job_schedules_timeout_milliseconds_in_range"],
-    ["timeout_milliseconds", 1000, null],
-    ["timeout_milliseconds", 150_000, null],
-    ["timeout_milliseconds", 150_001, "job_schedules_timeout_milliseconds_in_range"],
-    ["lease_seconds", 0, "job_schedules_lease_seconds_in_range"],
-    ["lease_seconds", 1, null],
-    ["lease_seconds", 150, null],
-    ["lease_seconds", 151, "job_schedules_lease_seconds_in_range"],
-    ["stale_after_seconds", 0, "job_schedules_stale_after_seconds_positive"],
-    ["lease_until", iso(NOON), "job_schedules_lease_whole"],
-    ["job", "Collect", "job_schedules_job_shape"],
-  ] as const)("takes a %s of %s: %s", async ([column, value, constraint], { query }) => {
-    const update = query(`update monitor.job_schedules set ${column} = $1 where job = $2`, [value, JOB]);
+  it.for(
+    [
+      ["schedule", "*/0 * * * *", "job_schedules_schedule_is_cron"],
+      ["timeout_milliseconds", 999, "job_schedules_timeout_milliseconds_in_range"],
+      ["timeout_milliseconds", 1000, null],
+      ["timeout_milliseconds", 150_000, null],
+      ["timeout_milliseconds", 150_001, "job_schedules_timeout_milliseconds_in_range"],
+      ["lease_seconds", 0, "job_schedules_lease_seconds_in_range"],
+      ["lease_seconds", 1, null],
+      ["lease_seconds", 150, null],
+      ["lease_seconds", 151, "job_schedules_lease_seconds_in_range"],
+      ["stale_after_seconds", 0, "job_schedules_stale_after_seconds_positive"],
+      ["lease_until", iso(NOON), "job_schedules_lease_whole"],
+      ["job", "Collect", "job_schedules_job_shape"],
+    ] as const,
+  )("takes a %s of %s: %s", async ([column, value, constraint], { query }) => {
+    const update = query(`update monitor.job_schedules set ${column} = $1 where job = $2`, [
+      value,
+      JOB,
+    ]);
     if (constraint) await expect(update).rejects.toMatchObject({ code: "23514", constraint });
     else await update;
   });

@@ -21,7 +21,8 @@ function isTime(stamp: string): boolean {
 
 describe("every migration", () => {
   it("is named YYYYMMDDHHMMSS_verb_object.sql", () => {
-    const pattern = /^\d{14}_(add|alter|create|drop|fix|move|rename|replace|schedule)(_[a-z0-9]+)+\.sql$/;
+    const pattern =
+      /^\d{14}_(add|alter|create|drop|fix|move|rename|replace|schedule)(_[a-z0-9]+)+\.sql$/;
     expect(offenders(({ file }) => pattern.test(file) && isTime(file.slice(0, 14)))).toEqual([]);
   });
 
@@ -36,14 +37,21 @@ describe("every migration", () => {
 
   it("lets a surprise fail: only schemas and extensions are made if they are not there yet", () => {
     const created = /^[ \t]*(create|alter|add)\b.*\bif not exists\b.*$/gim;
-    expect(offenders(({ sql }) =>
-      (sql.match(created) ?? []).every((line) => /^create (schema|extension) if not exists/.test(line))
-    )).toEqual([]);
+    expect(
+      offenders(({ sql }) =>
+        (sql.match(created) ?? []).every((line) =>
+          /^create (schema|extension) if not exists/.test(line)
+        )
+      ),
+    ).toEqual([]);
   });
 
   it("takes its functions from the public", () => {
-    expect(offenders(({ sql }) =>
-      !/^create (or replace )?function/m.test(sql) || /^revoke all on .*\bfunctions?\b.* from public;$/m.test(sql)
-    )).toEqual([]);
+    expect(
+      offenders(({ sql }) =>
+        !/^create (or replace )?function/m.test(sql) ||
+        /^revoke all on .*\bfunctions?\b.* from public;$/m.test(sql)
+      ),
+    ).toEqual([]);
   });
 });

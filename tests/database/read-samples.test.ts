@@ -1,7 +1,17 @@
 import fc from "fast-check";
 import { describe, expect } from "vitest";
 import { it, type Query, rpc } from "./database.ts";
-import { addMetric, addSeries, DAY, iso, MIDNIGHT, MINUTE, NOON, openDays, range } from "./seeds.ts";
+import {
+  addMetric,
+  addSeries,
+  DAY,
+  iso,
+  MIDNIGHT,
+  MINUTE,
+  NOON,
+  openDays,
+  range,
+} from "./seeds.ts";
 
 interface Matcher {
   name: string;
@@ -10,7 +20,13 @@ interface Matcher {
 }
 
 interface Page {
-  series: { series_id: number; metric: string; labels: Record<string, string>; times: number[]; values: number[] }[];
+  series: {
+    series_id: number;
+    metric: string;
+    labels: Record<string, string>;
+    times: number[];
+    values: number[];
+  }[];
   next_series_id: number | null;
 }
 
@@ -31,7 +47,13 @@ describe("monitor.read_samples()", () => {
     const samples = range(5).map((n) => [NOON + n, n] as const);
     const series_id = await addSeries(query, metric, samples, { a: "b" });
     expect(await read(query, [named(metric)], NOON + 1, NOON + 3)).toEqual({
-      series: [{ series_id, metric, labels: { a: "b" }, times: [NOON + 1, NOON + 2], values: [1, 2] }],
+      series: [{
+        series_id,
+        metric,
+        labels: { a: "b" },
+        times: [NOON + 1, NOON + 2],
+        values: [1, 2],
+      }],
       next_series_id: null,
     });
   });
@@ -41,7 +63,10 @@ describe("monitor.read_samples()", () => {
     const metric = await addMetric(query);
     await addSeries(query, metric, [[NOON, 1]]);
     for (const [from, until] of [[NOON + 1, NOON + 2], [NOON, NOON], [NOON + 1, NOON]] as const) {
-      expect(await read(query, [named(metric)], from, until)).toEqual({ series: [], next_series_id: null });
+      expect(await read(query, [named(metric)], from, until)).toEqual({
+        series: [],
+        next_series_id: null,
+      });
     }
   });
 
@@ -78,7 +103,9 @@ describe("monitor.read_samples()", () => {
     const first = await read(query, [named(metric)], NOON, NOON + 1);
     expect(first.series).toHaveLength(1000);
     expect(first.next_series_id).toBe(first.series.at(-1)!.series_id);
-    const second = await read(query, [named(metric)], NOON, NOON + 1, { p_after_series_id: first.next_series_id });
+    const second = await read(query, [named(metric)], NOON, NOON + 1, {
+      p_after_series_id: first.next_series_id,
+    });
     expect(second.series).toHaveLength(1);
     expect(second.next_series_id).toBeNull();
     const labels = [...first.series, ...second.series].map((series) => Number(series.labels.n));
@@ -88,13 +115,17 @@ describe("monitor.read_samples()", () => {
       code: "22023",
       hint: expect.stringContaining("p_after_series_id"),
     });
-    await expect(read(query, [], NOON, NOON + 1, { p_limit: 0 })).rejects.toMatchObject({ code: "22023" });
+    await expect(read(query, [], NOON, NOON + 1, { p_limit: 0 })).rejects.toMatchObject({
+      code: "22023",
+    });
   });
 
   it("loses nothing to page size, also where a page has only series without samples", async ({ query }) => {
     await openDays(query);
     const metric = await addMetric(query);
-    for (const n of range(7)) await addSeries(query, metric, n % 3 === 0 ? [[NOON, n]] : [], { n: String(n) });
+    for (const n of range(7)) {
+      await addSeries(query, metric, n % 3 === 0 ? [[NOON, n]] : [], { n: String(n) });
+    }
     for (const p_limit of [1, 2, 3, 7, 8]) {
       const values: number[] = [];
       for (let after: number | null = 0; after !== null;) {
@@ -111,14 +142,18 @@ describe("monitor.read_samples()", () => {
 });
 
 describe("matchers", () => {
-  const LABELS = [{}, { job: "api" }, { job: "api", host: "a" }, { job: "web" }, { job: "apis" }, { host: "b\nc" }];
+  const LABELS = [{}, { job: "api" }, { job: "api", host: "a" }, { job: "web" }, { job: "apis" }, {
+    host: "b\nc",
+  }];
 
   async function matched(query: Query, ...matchers: Matcher[]) {
     const metric = await addMetric(query);
     await openDays(query);
     for (const labels of LABELS) await addSeries(query, metric, [[NOON, 1]], labels);
     const { series } = await read(query, [named(metric), ...matchers], NOON, NOON + 1);
-    return series.map(({ labels }) => LABELS.findIndex((known) => JSON.stringify(known) === JSON.stringify(labels)));
+    return series.map(({ labels }) =>
+      LABELS.findIndex((known) => JSON.stringify(known) === JSON.stringify(labels))
+    );
   }
   // Labels come back as jsonb orders them.
   const job = (op: string, value: string): Matcher => ({ name: "job", op, value });
@@ -154,7 +189,9 @@ describe("matchers", () => {
       await addSeries(query, `${metric}${suffix}`, [[NOON, 1]]);
     }
     const names = async (...matchers: Matcher[]) =>
-      (await read(query, matchers, NOON, NOON + 1)).series.map((series) => series.metric.slice(metric.length));
+      (await read(query, matchers, NOON, NOON + 1)).series.map((series) =>
+        series.metric.slice(metric.length)
+      );
     const name = (op: string, value: string): Matcher => ({ name: "__name__", op, value });
     const ours = name("=~", `${metric}.*`);
     expect(await names(ours)).toEqual(["_first", "_second"]);
@@ -173,7 +210,12 @@ describe("matchers", () => {
     const pattern = fc.stringMatching(/^(a|b|\.|a\*|b\?|\(a\|b\)|\[ab\]|\|){1,4}$/);
     await fc.assert(
       fc.asyncProperty(pattern, async (source) => {
-        const { series } = await read(query, [named(metric), { name: "v", op: "=~", value: source }], NOON, NOON + 1);
+        const { series } = await read(
+          query,
+          [named(metric), { name: "v", op: "=~", value: source }],
+          NOON,
+          NOON + 1,
+        );
         const anchored = new RegExp(`^(?:${source})$`, "s");
         expect(series.map(({ labels }) => labels.v!).sort()).toEqual(
           values.filter((value) => anchored.test(value)).sort(),
@@ -202,18 +244,23 @@ describe("matchers", () => {
   });
 
   it.for([{}, "text", 1])("are refused when they are no array: %o", async (matchers, { query }) => {
-    await expect(query("select monitor.read_samples($1, now(), now())", [JSON.stringify(matchers)])).rejects
+    await expect(query("select monitor.read_samples($1, now(), now())", [JSON.stringify(matchers)]))
+      .rejects
       .toMatchObject({ code: "22023" });
   });
 
   // The last ones would be patterns once they stand between ^(?: and )$, and match what they should not.
-  it.for(["(", "a{2", "[a", "*", "a)", "a)|(b", ")(", "a)|(?:b"])("refuse a pattern that is none: %s", async (value, { query }) => {
-    await openDays(query);
-    const metric = await addMetric(query);
-    await addSeries(query, metric, [[NOON, 1]], { job: "api" });
-    await expect(read(query, [named(metric), { name: "job", op: "=~", value }], NOON, NOON + 1)).rejects
-      .toMatchObject({ code: "2201B" });
-  });
+  it.for(["(", "a{2", "[a", "*", "a)", "a)|(b", ")(", "a)|(?:b"])(
+    "refuse a pattern that is none: %s",
+    async (value, { query }) => {
+      await openDays(query);
+      const metric = await addMetric(query);
+      await addSeries(query, metric, [[NOON, 1]], { job: "api" });
+      await expect(read(query, [named(metric), { name: "job", op: "=~", value }], NOON, NOON + 1))
+        .rejects
+        .toMatchObject({ code: "2201B" });
+    },
+  );
 
   it("end with the statement's time-out when a pattern takes for ever", async ({ ownDatabase }) => {
     const session = await ownDatabase.connect();
@@ -282,17 +329,19 @@ describe("monitor.read_buckets()", () => {
     expect(series).toMatchObject([{ times: [NOON], counts: [2], sums: [6] }]);
   });
 
-  it.for([
-    ["1 second", 11_000_000, true],
-    ["1 second", 11_000_001, false],
-    ["0.999 seconds", 1000, false],
-    ["1 minute", 11_000 * MINUTE, true],
-    ["1 minute", 11_000 * MINUTE + 1, false],
-    ["-1 minute", 1000, false],
-    ["0", 1000, false],
-    ["1 month", 1000, false],
-    ["1 year", 1000, false],
-  ] as const)("takes steps of %s over %i ms: %s", async ([step, length, isTaken], { query }) => {
+  it.for(
+    [
+      ["1 second", 11_000_000, true],
+      ["1 second", 11_000_001, false],
+      ["0.999 seconds", 1000, false],
+      ["1 minute", 11_000 * MINUTE, true],
+      ["1 minute", 11_000 * MINUTE + 1, false],
+      ["-1 minute", 1000, false],
+      ["0", 1000, false],
+      ["1 month", 1000, false],
+      ["1 year", 1000, false],
+    ] as const,
+  )("takes steps of %s over %i ms: %s", async ([step, length, isTaken], { query }) => {
     const metric = await addMetric(query);
     await openDays(query);
     await addSeries(query, metric, [[NOON, 1]]);

@@ -29,7 +29,9 @@ async function readStored(query: Query, metric: string) {
 describe("the registry of metrics", () => {
   it("takes a sample of every shipped metric and gives it back", async ({ query }) => {
     await openDays(query);
-    const { rows } = await query<{ metric: string }>("select metric from monitor.metric_definitions");
+    const { rows } = await query<{ metric: string }>(
+      "select metric from monitor.metric_definitions",
+    );
     const samples = rows.map(({ metric }, index) => ({ metric, labels: {}, value: index + 0.5 }));
 
     expect(await record(query, samples)).toEqual({
@@ -37,11 +39,15 @@ describe("the registry of metrics", () => {
       duplicates: 0,
       rejected: [],
     });
-    const answer = await rpc<{ series: { metric: string; values: number[] }[] }>(query, "read_samples", {
-      p_matchers: [],
-      p_from: iso(NOON),
-      p_until: iso(NOON + 1),
-    });
+    const answer = await rpc<{ series: { metric: string; values: number[] }[] }>(
+      query,
+      "read_samples",
+      {
+        p_matchers: [],
+        p_from: iso(NOON),
+        p_until: iso(NOON + 1),
+      },
+    );
     expect(new Map(answer.series.map(({ metric, values }) => [metric, values]))).toEqual(
       new Map(samples.map(({ metric, value }) => [metric, [value]])),
     );
@@ -77,27 +83,31 @@ describe("the registry of metrics", () => {
     },
   );
 
-  it.for([
-    [{ category: "Performance" }, "metric_definitions_category_known"],
-    [{ metric: "1st" }, "metric_definitions_metric_shape"],
-    [{ metric: "a".repeat(201) }, "metric_definitions_metric_shape"],
-    [{ metric: "ok\n" }, "metric_definitions_metric_shape"],
-    [{ unit: "" }, "metric_definitions_unit_present"],
-    [{ kind: "histogram" }, "metric_definitions_kind_known"],
-    [{ description: "" }, "metric_definitions_description_present"],
-    [{ detection_direction: "sideways" }, "metric_definitions_detection_direction_known"],
-    [{ detection_sensitivity: "loud" }, "metric_definitions_detection_sensitivity_known"],
-    [{ minimum_change: -1 }, "metric_definitions_minimum_change_finite"],
-    [{ minimum_change: "NaN" }, "metric_definitions_minimum_change_finite"],
-    [{ minimum_change: "infinity" }, "metric_definitions_minimum_change_finite"],
-  ] as const)("refuses %o", async ([definition, constraint], { query }) => {
+  it.for(
+    [
+      [{ category: "Performance" }, "metric_definitions_category_known"],
+      [{ metric: "1st" }, "metric_definitions_metric_shape"],
+      [{ metric: "a".repeat(201) }, "metric_definitions_metric_shape"],
+      [{ metric: "ok\n" }, "metric_definitions_metric_shape"],
+      [{ unit: "" }, "metric_definitions_unit_present"],
+      [{ kind: "histogram" }, "metric_definitions_kind_known"],
+      [{ description: "" }, "metric_definitions_description_present"],
+      [{ detection_direction: "sideways" }, "metric_definitions_detection_direction_known"],
+      [{ detection_sensitivity: "loud" }, "metric_definitions_detection_sensitivity_known"],
+      [{ minimum_change: -1 }, "metric_definitions_minimum_change_finite"],
+      [{ minimum_change: "NaN" }, "metric_definitions_minimum_change_finite"],
+      [{ minimum_change: "infinity" }, "metric_definitions_minimum_change_finite"],
+    ] as const,
+  )("refuses %o", async ([definition, constraint], { query }) => {
     await expect(addMetric(query, definition)).rejects.toMatchObject({ code: "23514", constraint });
   });
 
   it("takes a name of 200 characters and a colon", async ({ query }) => {
     expect(await addMetric(query, { metric: "a:".repeat(100) })).toHaveLength(36 + 5); // of the default name
     expect(
-      (await query("select 1 from monitor.metric_definitions where metric = $1", ["a:".repeat(100)])).rows,
+      (await query("select 1 from monitor.metric_definitions where metric = $1", [
+        "a:".repeat(100),
+      ])).rows,
     ).toHaveLength(1);
   });
 });
@@ -139,7 +149,10 @@ describe("monitor.record_samples()", () => {
     for (const at of [NOON, NOON + 60_000, NOON - 60_000]) {
       await record(query, [{ metric, value: 1 }], at);
     }
-    const { rows } = await query("select last_sample_at from monitor.metric_series where metric = $1", [metric]);
+    const { rows } = await query(
+      "select last_sample_at from monitor.metric_series where metric = $1",
+      [metric],
+    );
     expect(rows).toEqual([{ last_sample_at: new Date(NOON + 60_000) }]);
   });
 
@@ -168,11 +181,26 @@ describe("monitor.record_samples()", () => {
       [{ metric, value: 1, labels: { a: 1 } }, "labels are not an object of non-empty strings"],
       [{ metric, value: 1, labels: { a: "" } }, "labels are not an object of non-empty strings"],
       [{ metric, value: 1, labels: { a: null } }, "labels are not an object of non-empty strings"],
-      [{ metric, value: 1, labels: { a: { b: "c" } } }, "labels are not an object of non-empty strings"],
-      [{ metric, value: 1, labels: { __name__: "x" } }, "labels are not an object of non-empty strings"],
-      [{ metric, value: 1, labels: { "1a": "x" } }, "labels are not an object of non-empty strings"],
-      [{ metric, value: 1, labels: { "a-b": "x" } }, "labels are not an object of non-empty strings"],
-      [{ metric, value: 1, labels: { "a\n": "x" } }, "labels are not an object of non-empty strings"],
+      [
+        { metric, value: 1, labels: { a: { b: "c" } } },
+        "labels are not an object of non-empty strings",
+      ],
+      [
+        { metric, value: 1, labels: { __name__: "x" } },
+        "labels are not an object of non-empty strings",
+      ],
+      [
+        { metric, value: 1, labels: { "1a": "x" } },
+        "labels are not an object of non-empty strings",
+      ],
+      [
+        { metric, value: 1, labels: { "a-b": "x" } },
+        "labels are not an object of non-empty strings",
+      ],
+      [
+        { metric, value: 1, labels: { "a\n": "x" } },
+        "labels are not an object of non-empty strings",
+      ],
       [{ metric, value: 1, labels: { "": "x" } }, "labels are not an object of non-empty strings"],
     ];
     const good = { metric, value: 42, labels: { a: "b" } };
@@ -216,7 +244,9 @@ describe("monitor.record_samples()", () => {
     const labels = fc.dictionary(
       fc.stringMatching(/^[a-zA-Z_][a-zA-Z0-9_]{0,8}$/).filter((name) => name !== "__name__"),
       // quotes, newlines, emoji, what SQL and JSON treat specially; but no NUL, which Postgres cannot hold
-      fc.string({ unit: "grapheme", minLength: 1, maxLength: 40 }).filter((text) => !text.includes("\0")),
+      fc.string({ unit: "grapheme", minLength: 1, maxLength: 40 }).filter((text) =>
+        !text.includes("\0")
+      ),
       { maxKeys: 5 },
     );
     const key = (of: Record<string, string>) => JSON.stringify(Object.entries(of).sort());
@@ -234,7 +264,10 @@ describe("monitor.record_samples()", () => {
           duplicates: 0,
           rejected: [],
         });
-        expect(await record(query, repeated, at)).toMatchObject({ inserted: 0, duplicates: sets.length });
+        expect(await record(query, repeated, at)).toMatchObject({
+          inserted: 0,
+          duplicates: sets.length,
+        });
         const stored = (await readStored(query, metric)).filter((sample) => sample.at === at);
         expect(new Map(stored.map((sample) => [key(sample.labels), sample.value]))).toEqual(
           new Map(samples.map((sample) => [key(sample.labels), sample.value])),
@@ -248,18 +281,25 @@ describe("monitor.record_samples()", () => {
     await openDays(query);
     const metric = await addMetric(query);
     // Random text, or it would be compressed below the 2,704 bytes.
-    const text = Array.from({ length: 4000 }, (_, n) => String.fromCodePoint(0x4e00 + (n * 7919) % 20000)).join("");
+    const text = Array.from(
+      { length: 4000 },
+      (_, n) => String.fromCodePoint(0x4e00 + (n * 7919) % 20000),
+    ).join("");
     const sample = { metric, labels: { text }, value: 1 };
     expect(await record(query, [sample])).toMatchObject({ inserted: 1 });
     expect(await record(query, [sample])).toMatchObject({ duplicates: 1 });
-    expect(await record(query, [{ ...sample, labels: { text: `${text}!` } }])).toMatchObject({ inserted: 1 });
+    expect(await record(query, [{ ...sample, labels: { text: `${text}!` } }])).toMatchObject({
+      inserted: 1,
+    });
   });
 
   it("cuts the time to milliseconds, down", async ({ query }) => {
     await openDays(query);
     const metric = await addMetric(query);
     await record(query, [{ metric, value: 1 }], "2026-03-10T12:00:00.001999Z");
-    expect(await record(query, [{ metric, value: 2 }], "2026-03-10T12:00:00.001Z")).toMatchObject({ duplicates: 1 });
+    expect(await record(query, [{ metric, value: 2 }], "2026-03-10T12:00:00.001Z")).toMatchObject({
+      duplicates: 1,
+    });
     expect(await readStored(query, metric)).toEqual([{ labels: {}, at: NOON + 1, value: 1 }]);
   });
 
@@ -279,16 +319,19 @@ describe("monitor.record_samples()", () => {
     ]);
   });
 
-  it.for(["sealed", "chunks", "dropped"])("refuses samples of a day that is %s", async (state, { query, asOwner }) => {
-    await openDays(query);
-    const metric = await addMetric(query);
-    await asOwner("update monitor.sample_days set state = $1 where day = '2026-03-10'", [state]);
-    expect(await record(query, [{ metric, value: 1 }])).toEqual({
-      inserted: 0,
-      duplicates: 0,
-      rejected: [{ metric, labels: {}, reason: "no open day for 2026-03-10 12:00:00+00" }],
-    });
-  });
+  it.for(["sealed", "chunks", "dropped"])(
+    "refuses samples of a day that is %s",
+    async (state, { query, asOwner }) => {
+      await openDays(query);
+      const metric = await addMetric(query);
+      await asOwner("update monitor.sample_days set state = $1 where day = '2026-03-10'", [state]);
+      expect(await record(query, [{ metric, value: 1 }])).toEqual({
+        inserted: 0,
+        duplicates: 0,
+        rejected: [{ metric, labels: {}, reason: "no open day for 2026-03-10 12:00:00+00" }],
+      });
+    },
+  );
 
   it("refuses samples of a day that nobody opened", async ({ query }) => {
     const metric = await addMetric(query);
@@ -307,14 +350,19 @@ describe("monitor.record_samples()", () => {
   });
 
   it("throws without a time", async ({ query }) => {
-    await expect(query("select monitor.record_samples('[]', null)")).rejects.toMatchObject({ code: "22023" });
+    await expect(query("select monitor.record_samples('[]', null)")).rejects.toMatchObject({
+      code: "22023",
+    });
   });
 
   it("lets two writers of the same minute and series pass: each sample is stored once", async ({ ownDatabase }) => {
     const [one, other] = [await ownDatabase.connect(), await ownDatabase.connect()];
     await one.query("select monitor.ensure_sample_days($1)", [iso(NOON)]);
     const call = "select monitor.record_samples($1, $2) as result";
-    const samples = ["active_incidents", "cache_hit_rate", "unresolved_alerts"].map((metric) => ({ metric, value: 1 }));
+    const samples = ["active_incidents", "cache_hit_rate", "unresolved_alerts"].map((metric) => ({
+      metric,
+      value: 1,
+    }));
 
     await one.query("begin");
     const first = (await one.query(call, [JSON.stringify(samples), iso(NOON)])).rows[0].result;
@@ -324,7 +372,9 @@ describe("monitor.record_samples()", () => {
 
     expect(answers.map(({ inserted }) => inserted)).toEqual([3, 0]);
     expect(answers.map(({ duplicates }) => duplicates)).toEqual([0, 3]);
-    expect((await one.query("select count(*)::int as n from monitor.metric_series")).rows).toEqual([{ n: 3 }]);
+    expect((await one.query("select count(*)::int as n from monitor.metric_series")).rows).toEqual([
+      { n: 3 },
+    ]);
   });
 });
 
@@ -332,10 +382,13 @@ describe("monitor.metric_time_series", () => {
   it.for(["NaN", "infinity", "-infinity"])("holds no %s", async (value, { query }) => {
     await openDays(query);
     await expect(
-      query("insert into monitor.metric_time_series (recorded_at, value, series_id) values ($1, $2, 1)", [
-        iso(NOON),
-        value,
-      ]),
+      query(
+        "insert into monitor.metric_time_series (recorded_at, value, series_id) values ($1, $2, 1)",
+        [
+          iso(NOON),
+          value,
+        ],
+      ),
     ).rejects.toMatchObject({ code: "23514", constraint: "metric_time_series_value_finite" });
   });
 

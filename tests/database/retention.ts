@@ -35,7 +35,10 @@ export const RETENTION_DAYS = [
 ] as const;
 
 /** A series to hang anomalies and samples on. */
-export async function addAnySeries(query: Query, samples: readonly (readonly [number, number])[] = []) {
+export async function addAnySeries(
+  query: Query,
+  samples: readonly (readonly [number, number])[] = [],
+) {
   return await addSeries(query, await addMetric(query), samples);
 }
 

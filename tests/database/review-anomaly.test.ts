@@ -37,7 +37,10 @@ describe("monitor.review_anomaly()", () => {
     const anomaly = await addOne(query);
     await review(asUser(await addAdmin(asOwner)), anomaly, "acknowledged");
     await review(query, anomaly, "resolved");
-    expect(await readReview(query, anomaly)).toMatchObject({ review_state: "resolved", reviewed_by: "service_role" });
+    expect(await readReview(query, anomaly)).toMatchObject({
+      review_state: "resolved",
+      reviewed_by: "service_role",
+    });
   });
 
   it("refuses a user who is no admin, also one who was", async ({ query, asOwner, asUser, asAnon }) => {
@@ -50,13 +53,16 @@ describe("monitor.review_anomaly()", () => {
     expect(await readReview(query, anomaly)).toMatchObject({ review_state: "open" });
   });
 
-  it.for(["open", "expired", "closed", "", null])("refuses the state %o", async (state, { query }) => {
-    const anomaly = await addOne(query);
-    await expect(review(query, anomaly, state)).rejects.toMatchObject({
-      code: "22023",
-      hint: expect.stringContaining("expired"),
-    });
-  });
+  it.for(["open", "expired", "closed", "", null])(
+    "refuses the state %o",
+    async (state, { query }) => {
+      const anomaly = await addOne(query);
+      await expect(review(query, anomaly, state)).rejects.toMatchObject({
+        code: "22023",
+        hint: expect.stringContaining("expired"),
+      });
+    },
+  );
 
   it.for([0, -1, null])("refuses an anomaly that is not there: %o", async (anomaly, { query }) => {
     await expect(review(query, anomaly, "resolved")).rejects.toMatchObject({

@@ -19,15 +19,18 @@ const FOR_USERS: Readonly<Record<string, string>> = {
 /** Functions that run as the owner of the schema, and why they must. Collectors all do: see below. */
 const DEFINERS: Readonly<Record<string, string>> = {
   "monitor.check_setup(timestamp with time zone)": "looks into Vault and pg_cron",
-  "monitor.cleanup_old_metrics(integer,timestamp with time zone,boolean,integer)": "drops partitions",
+  "monitor.cleanup_old_metrics(integer,timestamp with time zone,boolean,integer)":
+    "drops partitions",
   "monitor.cleanup_own_table(text,integer,timestamp with time zone,boolean,integer)":
     "deletes what nobody else may: audit log, pg_cron's record",
   "monitor.ensure_sample_days(timestamp with time zone,integer)": "creates partitions",
   "monitor.is_admin()": "reads a table behind a policy that asks it",
   "monitor.plan_collection(timestamp with time zone)": "asks for relations in closed schemas",
   "monitor.record_change()": "writes the audit log, which nobody may write",
-  "monitor.review_anomaly(bigint,text,timestamp with time zone)": "an admin may judge, but not rewrite",
-  "monitor.set_schedule(text,text,timestamp with time zone)": "pg_cron runs a job as whoever scheduled it",
+  "monitor.review_anomaly(bigint,text,timestamp with time zone)":
+    "an admin may judge, but not rewrite",
+  "monitor.set_schedule(text,text,timestamp with time zone)":
+    "pg_cron runs a job as whoever scheduled it",
 };
 
 /** Functions that return rows although the API cuts at 1,000, and why that loses nothing. */

@@ -30,7 +30,11 @@ describe("monitor.ensure_sample_days()", () => {
   it("opens the day and the two after it, once", async ({ query }) => {
     expect(await ensure(query, NOON)).toBe(3);
     expect(await ensure(query, NOON)).toBe(0);
-    expect(await readDays(query)).toEqual(["2026-03-10 rows", "2026-03-11 rows", "2026-03-12 rows"]);
+    expect(await readDays(query)).toEqual([
+      "2026-03-10 rows",
+      "2026-03-11 rows",
+      "2026-03-12 rows",
+    ]);
     expect(await readPartitions(query)).toEqual(["20260310", "20260311", "20260312"]);
   });
 
@@ -40,10 +44,12 @@ describe("monitor.ensure_sample_days()", () => {
     expect(await readPartitions(query)).toEqual(["20260310", "20260311", "20260312", "20260313"]);
   });
 
-  it.for([
-    ["the last millisecond of a day", MIDNIGHT - 1, "20260309"],
-    ["the first one of the next", MIDNIGHT, "20260310"],
-  ] as const)("takes %s for the UTC day it is in", async ([, at, day], { query }) => {
+  it.for(
+    [
+      ["the last millisecond of a day", MIDNIGHT - 1, "20260309"],
+      ["the first one of the next", MIDNIGHT, "20260310"],
+    ] as const,
+  )("takes %s for the UTC day it is in", async ([, at, day], { query }) => {
     await ensure(query, at, 0);
     expect(await readPartitions(query)).toEqual([day]);
   });
@@ -54,9 +60,17 @@ describe("monitor.ensure_sample_days()", () => {
       const metric = await addMetric(query);
       await query(`set local timezone to '${zone}'`);
       expect(await ensure(query, MIDNIGHT, 0)).toBe(1);
-      for (const [at, inserted] of [[MIDNIGHT - 1, 0], [MIDNIGHT, 1], [MIDNIGHT + DAY - 1, 1], [MIDNIGHT + DAY, 0]]) {
+      for (
+        const [at, inserted] of [[MIDNIGHT - 1, 0], [MIDNIGHT, 1], [MIDNIGHT + DAY - 1, 1], [
+          MIDNIGHT + DAY,
+          0,
+        ]]
+      ) {
         expect(
-          await rpc(query, "record_samples", { p_samples: [{ metric, value: 1 }], p_recorded_at: iso(at!) }),
+          await rpc(query, "record_samples", {
+            p_samples: [{ metric, value: 1 }],
+            p_recorded_at: iso(at!),
+          }),
         ).toMatchObject({ inserted });
       }
       expect(await readPartitions(query)).toEqual(["20260310"]);
@@ -68,7 +82,10 @@ describe("monitor.ensure_sample_days()", () => {
     async ([ahead, isAllowed], { query }) => {
       const call = query("select monitor.ensure_sample_days($1, $2) as made", [iso(NOON), ahead]);
       if (isAllowed) expect((await call).rows).toEqual([{ made: ahead + 1 }]);
-      else await expect(call).rejects.toMatchObject({ code: "22023", hint: expect.stringContaining("default") });
+      else {await expect(call).rejects.toMatchObject({
+          code: "22023",
+          hint: expect.stringContaining("default"),
+        });}
     },
   );
 
@@ -91,7 +108,11 @@ describe("monitor.ensure_sample_days()", () => {
     const sessions = [await ownDatabase.connect(), await ownDatabase.connect()];
     const made = await Promise.all(sessions.map((session) => ensure(queryOf(session), NOON)));
     expect(made[0]! + made[1]!).toBe(3);
-    expect(await readPartitions(queryOf(sessions[0]!))).toEqual(["20260310", "20260311", "20260312"]);
+    expect(await readPartitions(queryOf(sessions[0]!))).toEqual([
+      "20260310",
+      "20260311",
+      "20260312",
+    ]);
   });
 
   it("waits for one that is making days, and then finds them made", async ({ ownDatabase }) => {
@@ -131,7 +152,11 @@ describe("a project that slept for ten days", () => {
   it("stores today's samples with its first collection, and none of the days between", async ({ query }) => {
     const asleep = NOON - 10 * DAY;
     const collect = async (at: number) => {
-      const run = await addRun(query, { scheduled_at: iso(at), started_at: iso(at), state: "running" });
+      const run = await addRun(query, {
+        scheduled_at: iso(at),
+        started_at: iso(at),
+        state: "running",
+      });
       return await rpc(query, "record_collection", {
         p_run_id: run,
         p_scheduled_at: iso(at),

@@ -10,7 +10,9 @@ const MIGRATION = readFileSync(
 );
 
 const readJobs = async (asOwner: Query) =>
-  (await asOwner("select jobname, schedule, command, active, username from cron.job order by jobname")).rows;
+  (await asOwner(
+    "select jobname, schedule, command, active, username from cron.job order by jobname",
+  )).rows;
 
 const setSchedule = (query: Query, job: string | null, schedule: string | null) =>
   rpc(query, "set_schedule", { p_job: job, p_schedule: schedule, p_now: iso(NOON) });
@@ -80,13 +82,18 @@ describe("monitor.set_schedule()", () => {
     await setSchedule(query, "detect-anomalies", "*/10 * * * *");
     expect(await readJobs(asOwner)).toEqual(
       before.map((job) =>
-        job.jobname === "detect-anomalies-every-5-minutes" ? { ...job, schedule: "*/10 * * * *" } : job
+        job.jobname === "detect-anomalies-every-5-minutes"
+          ? { ...job, schedule: "*/10 * * * *" }
+          : job
       ),
     );
     const { rows } = await query(
       "select schedule, cron_name from monitor.job_schedules where job = 'detect-anomalies'",
     );
-    expect(rows).toEqual([{ schedule: "*/10 * * * *", cron_name: "detect-anomalies-every-5-minutes" }]);
+    expect(rows).toEqual([{
+      schedule: "*/10 * * * *",
+      cron_name: "detect-anomalies-every-5-minutes",
+    }]);
   });
 
   it("brings back a job that pg_cron has lost", async ({ asOwner, query }) => {
@@ -98,7 +105,8 @@ describe("monitor.set_schedule()", () => {
 
   it("watches for missed runs from now on when the schedule changes, and goes on otherwise", async ({ query, asOwner }) => {
     const watched = async () =>
-      (await query("select watched_until from monitor.job_schedules where job = 'collect-metrics'")).rows[0]!
+      (await query("select watched_until from monitor.job_schedules where job = 'collect-metrics'"))
+        .rows[0]!
         .watched_until;
     const long = new Date(NOON - 86_400_000);
     await asOwner("update monitor.job_schedules set watched_until = $1", [long]);
@@ -111,9 +119,14 @@ describe("monitor.set_schedule()", () => {
   it("is for admins", async ({ asOwner, asUser, asAnon }) => {
     await setSchedule(asUser(await addAdmin(asOwner)), "collect-metrics", "*/3 * * * *");
     for (const somebody of [asUser(await addUser(asOwner)), asUser(""), asAnon]) {
-      await expect(setSchedule(somebody, "collect-metrics", "*/4 * * * *")).rejects.toMatchObject({ code: "42501" });
+      await expect(setSchedule(somebody, "collect-metrics", "*/4 * * * *")).rejects.toMatchObject({
+        code: "42501",
+      });
     }
-    expect((await readJobs(asOwner))[0]).toMatchObject({ schedule: "*/3 * * * *", username: "postgres" });
+    expect((await readJobs(asOwner))[0]).toMatchObject({
+      schedule: "*/3 * * * *",
+      username: "postgres",
+    });
   });
 
   it.for([
@@ -134,8 +147,12 @@ describe("monitor.set_schedule()", () => {
 
   it("fails as a whole without pg_cron", async ({ query, asSuperuser }) => {
     await asSuperuser("drop extension pg_cron");
-    await expect(setSchedule(query, "collect-metrics", "*/2 * * * *")).rejects.toMatchObject({ code: "3F000" });
-    const { rows } = await query("select schedule from monitor.job_schedules where job = 'collect-metrics'");
+    await expect(setSchedule(query, "collect-metrics", "*/2 * * * *")).rejects.toMatchObject({
+      code: "3F000",
+    });
+    const { rows } = await query(
+      "select schedule from monitor.job_schedules where job = 'collect-metrics'",
+    );
     expect(rows).toEqual([{ schedule: "* * * * *" }]);
   });
 });

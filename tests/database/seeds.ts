@@ -15,7 +15,8 @@ export const MIDNIGHT = NOON - 12 * HOUR;
 export const iso = (at: number): string => new Date(at).toISOString();
 
 /** Numbers 0 … `count` - 1. */
-export const range = (count: number): number[] => Array.from({ length: count }, (_, index) => index);
+export const range = (count: number): number[] =>
+  Array.from({ length: count }, (_, index) => index);
 
 /** Makes the partitions of `days` UTC days from the day of `from` on. */
 export async function openDays(query: Query, from = NOON, days = 1): Promise<void> {
@@ -28,7 +29,13 @@ export async function addMetric(
   definition: Readonly<Record<string, unknown>> = {},
 ): Promise<string> {
   const metric = `test_${randomUUID().replaceAll("-", "_")}`;
-  const row = { metric, category: "system", unit: "count", description: "Of a test.", ...definition };
+  const row = {
+    metric,
+    category: "system",
+    unit: "count",
+    description: "Of a test.",
+    ...definition,
+  };
   const columns = Object.keys(row);
   await query(
     `insert into monitor.metric_definitions (${columns})

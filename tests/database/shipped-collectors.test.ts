@@ -1,6 +1,17 @@
 import { describe, expect } from "vitest";
 import { it, type Query, queryOf, rpc } from "./database.ts";
-import { addMetric, addRun, addSeries, DAY, HOUR, iso, MINUTE, NOON, openDays, SECOND } from "./seeds.ts";
+import {
+  addMetric,
+  addRun,
+  addSeries,
+  DAY,
+  HOUR,
+  iso,
+  MINUTE,
+  NOON,
+  openDays,
+  SECOND,
+} from "./seeds.ts";
 
 interface Sample {
   metric: string;
@@ -14,7 +25,9 @@ const collect = async (query: Query, collector: string, at = NOON) =>
 /** Values by metric, and by its labels' values where it has any. */
 const byName = (samples: Sample[]) =>
   Object.fromEntries(
-    samples.map(({ metric, labels, value }) => [[metric, ...Object.values(labels)].join(" "), value]),
+    samples.map((
+      { metric, labels, value },
+    ) => [[metric, ...Object.values(labels)].join(" "), value]),
   );
 
 const VIEW = `
@@ -26,13 +39,22 @@ describe("the shipped collectors", () => {
   it("return samples of defined metrics that can all be stored, and all defined metrics between them", async ({ query, asOwner }) => {
     await openDays(query, NOON - MINUTE, 2);
     await asOwner(VIEW);
-    await asOwner("insert into public.posts values ($1, $2, 'approved')", [iso(NOON - HOUR), iso(NOON - MINUTE)]);
-    await addRun(query, { started_at: iso(NOON - 2000), finished_at: iso(NOON), outcome: "succeeded" });
+    await asOwner("insert into public.posts values ($1, $2, 'approved')", [
+      iso(NOON - HOUR),
+      iso(NOON - MINUTE),
+    ]);
+    await addRun(query, {
+      started_at: iso(NOON - 2000),
+      finished_at: iso(NOON),
+      outcome: "succeeded",
+    });
     await query("update monitor.job_schedules set last_succeeded_at = $1", [iso(NOON)]);
     await asOwner("select pg_create_physical_replication_slot('of_a_test', true, true)");
 
     try {
-      const { rows } = await query<{ collector: string }>("select collector from monitor.metric_collectors");
+      const { rows } = await query<{ collector: string }>(
+        "select collector from monitor.metric_collectors",
+      );
       const seen = new Set<string>();
       for (const at of [NOON - MINUTE, NOON]) { // the second time there is a previous sample
         for (const { collector } of rows) {
@@ -42,7 +64,10 @@ describe("the shipped collectors", () => {
             seen.add(metric);
             expect(value, metric).toBeGreaterThanOrEqual(0);
           }
-          expect(await rpc(query, "record_samples", { p_samples: samples, p_recorded_at: iso(at) }), collector)
+          expect(
+            await rpc(query, "record_samples", { p_samples: samples, p_recorded_at: iso(at) }),
+            collector,
+          )
             .toEqual({ inserted: samples.length, duplicates: 0, rejected: [] });
         }
         // What the counters grow by until the next minute; nobody has read anything in this transaction.
@@ -51,7 +76,9 @@ describe("the shipped collectors", () => {
            where series_id in (select series_id from monitor.metric_series where metric ~ 'blks_(hit|read)')`,
         );
       }
-      const { rows: defined } = await query<{ metric: string }>("select metric from monitor.metric_definitions");
+      const { rows: defined } = await query<{ metric: string }>(
+        "select metric from monitor.metric_definitions",
+      );
       expect([...seen].sort()).toEqual(defined.map(({ metric }) => metric).sort());
     } finally {
       await asOwner("select pg_drop_replication_slot('of_a_test')");
@@ -70,7 +97,9 @@ describe("the shipped collectors", () => {
 
   it("give series that do not come and go: the same ones every time", async ({ query, asOwner }) => {
     await asOwner(VIEW);
-    const { rows } = await query<{ collector: string }>("select collector from monitor.metric_collectors");
+    const { rows } = await query<{ collector: string }>(
+      "select collector from monitor.metric_collectors",
+    );
     for (const { collector } of rows) {
       const names = async () => Object.keys(byName(await collect(query, collector))).sort();
       expect(await names(), collector).toEqual(await names());
@@ -81,7 +110,8 @@ describe("the shipped collectors", () => {
 describe("monitor.collect_database_connections()", () => {
   it("counts client backends of this database by state, each state every time", async ({ ownDatabase }) => {
     const session = await ownDatabase.connect();
-    const count = async () => byName(await collect(queryOf(session), "collect_database_connections"));
+    const count = async () =>
+      byName(await collect(queryOf(session), "collect_database_connections"));
     expect(await count()).toEqual({
       "database_connections active": 1,
       "database_connections idle": 0,
@@ -115,7 +145,11 @@ describe("cache_hit_rate", () => {
     return { hit: values[HIT]!, read: values[READ]! };
   }
 
-  async function rateAfter(query: Query, previous: { hit?: number; read?: number }, at = NOON - MINUTE) {
+  async function rateAfter(
+    query: Query,
+    previous: { hit?: number; read?: number },
+    at = NOON - MINUTE,
+  ) {
     await openDays(query, NOON - 2 * DAY, 4);
     if (previous.hit !== undefined) await addSeries(query, HIT, [[at, previous.hit]]);
     if (previous.read !== undefined) await addSeries(query, READ, [[at, previous.read]]);
@@ -158,10 +192,13 @@ describe("cache_hit_rate", () => {
     );
   });
 
-  it.for([[DAY, 75], [DAY + 1, undefined]])("looks back one day: %i ms", async ([age, rate], { query }) => {
-    const { hit, read } = await readCounters(query);
-    expect(await rateAfter(query, { hit: hit - 30, read: read - 10 }, NOON - age!)).toBe(rate);
-  });
+  it.for([[DAY, 75], [DAY + 1, undefined]])(
+    "looks back one day: %i ms",
+    async ([age, rate], { query }) => {
+      const { hit, read } = await readCounters(query);
+      expect(await rateAfter(query, { hit: hit - 30, read: read - 10 }, NOON - age!)).toBe(rate);
+    },
+  );
 
   it("is of the previous sample, not of one of its own minute", async ({ query }) => {
     const { hit, read } = await readCounters(query);
@@ -212,7 +249,8 @@ describe("monitor.collect_replication_slots()", () => {
 
 describe("monitor.collect_cron_runs()", () => {
   it("counts the failed ones that ended in the last 5 minutes", async ({ query, asSuperuser }) => {
-    const failed = async () => byName(await collect(query, "collect_cron_runs")).pg_cron_failed_runs;
+    const failed = async () =>
+      byName(await collect(query, "collect_cron_runs")).pg_cron_failed_runs;
     expect(await failed()).toBe(0);
     await asSuperuser(
       `insert into cron.job_run_details (status, end_time, username)
@@ -295,7 +333,10 @@ describe("monitor.collect_job_runs()", () => {
       });
     }
     await addRun(query, { scheduled_at: iso(NOON), started_at: iso(NOON), state: "running" });
-    await query("update monitor.job_schedules set last_succeeded_at = $1 where job = $2", [iso(NOON - 30 * SECOND), job]);
+    await query("update monitor.job_schedules set last_succeeded_at = $1 where job = $2", [
+      iso(NOON - 30 * SECOND),
+      job,
+    ]);
     const samples = byName(await collect(query, "collect_job_runs"));
     expect(samples).toEqual({
       [`pgvigil_job_run_duration_seconds ${job}`]: 1.5,
@@ -306,11 +347,19 @@ describe("monitor.collect_job_runs()", () => {
     });
   });
 
-  it.for([[2 * DAY - 1, 1], [2 * DAY, 0]])("looks back 2 days: %i ms", async ([age, count], { query }) => {
-    const at = iso(NOON - age!);
-    await addRun(query, { scheduled_at: at, started_at: at, finished_at: at, outcome: "succeeded" });
-    expect(await collect(query, "collect_job_runs")).toHaveLength(count!);
-  });
+  it.for([[2 * DAY - 1, 1], [2 * DAY, 0]])(
+    "looks back 2 days: %i ms",
+    async ([age, count], { query }) => {
+      const at = iso(NOON - age!);
+      await addRun(query, {
+        scheduled_at: at,
+        started_at: at,
+        finished_at: at,
+        outcome: "succeeded",
+      });
+      expect(await collect(query, "collect_job_runs")).toHaveLength(count!);
+    },
+  );
 
   it("does not take a run that was not let in for one that took no time", async ({ query }) => {
     await addRun(query, { finished_at: iso(NOON), outcome: "skipped", state: "skipped" });
@@ -333,7 +382,9 @@ describe("sizes", () => {
     expect(database).toBeGreaterThan(own);
     const before = own;
     await openDays(query, NOON + DAY, 2);
-    expect(byName(await collect(query, "collect_storage")).pgvigil_storage_bytes).toBeGreaterThan(before);
+    expect(byName(await collect(query, "collect_storage")).pgvigil_storage_bytes).toBeGreaterThan(
+      before,
+    );
   });
 });
 
@@ -341,7 +392,11 @@ describe("monitor.collect_submissions()", () => {
   const add = (asOwner: Query, ...posts: [number, number | null, string][]) =>
     asOwner(
       `insert into public.posts select * from unnest($1::timestamptz[], $2::timestamptz[], $3::text[])`,
-      [posts.map(([at]) => iso(at)), posts.map(([, at]) => at && iso(at)), posts.map(([, , state]) => state)],
+      [
+        posts.map(([at]) => iso(at)),
+        posts.map(([, at]) => at && iso(at)),
+        posts.map(([, , state]) => state),
+      ],
     );
 
   it("is skipped, not failed, while the view is absent, and planned once it is there", async ({ query, asOwner }) => {
@@ -354,7 +409,10 @@ describe("monitor.collect_submissions()", () => {
     ]);
     await asOwner(VIEW);
     expect((await plan()).skipped).toEqual([]);
-    expect((await plan()).collectors).toContainEqual({ collector: "collect_submissions", timeout_seconds: 2 });
+    expect((await plan()).collectors).toContainEqual({
+      collector: "collect_submissions",
+      timeout_seconds: 2,
+    });
   });
 
   it("has no rate and no time while nothing was decided, and 0 waiting", async ({ query, asOwner }) => {
@@ -384,12 +442,14 @@ describe("monitor.collect_submissions()", () => {
     });
   });
 
-  it.for([
-    ["24 hours ago", NOON - DAY, false],
-    ["a moment less than that", NOON - DAY + 1, true],
-    ["now", NOON, true],
-    ["a moment after now", NOON + 1, false],
-  ] as const)("counts a decision of %s: %s", async ([, at, isCounted], { query, asOwner }) => {
+  it.for(
+    [
+      ["24 hours ago", NOON - DAY, false],
+      ["a moment less than that", NOON - DAY + 1, true],
+      ["now", NOON, true],
+      ["a moment after now", NOON + 1, false],
+    ] as const,
+  )("counts a decision of %s: %s", async ([, at, isCounted], { query, asOwner }) => {
     await asOwner(VIEW);
     await add(asOwner, [at - HOUR, at, "rejected"]);
     expect(byName(await collect(query, "collect_submissions"))).toEqual({

@@ -8,12 +8,17 @@ const JOB = "collect-metrics";
 const GRACE = 2 * MINUTE;
 
 const watch = (asOwner: Query, at: number) =>
-  rpc<{ answered: number; judged: number; missed: number }>(asOwner, "watch_jobs", { p_now: iso(at) });
+  rpc<{ answered: number; judged: number; missed: number }>(asOwner, "watch_jobs", {
+    p_now: iso(at),
+  });
 
 /** Only `job` is watched, from `from` on. */
 async function watchFrom(asOwner: Query, from: number, job = JOB) {
   await asOwner("update monitor.job_schedules set watched_until = $1", [iso(NOON + 1000 * DAY)]);
-  await asOwner("update monitor.job_schedules set watched_until = $1 where job = $2", [iso(from), job]);
+  await asOwner("update monitor.job_schedules set watched_until = $1 where job = $2", [
+    iso(from),
+    job,
+  ]);
 }
 
 async function readRun(query: Query, run: string) {
@@ -31,7 +36,12 @@ async function readMissed(query: Query, job = JOB) {
 
 /** What pg_net files when a request ends. */
 async function answer(asSuperuser: Query, id: number, columns: Readonly<Record<string, unknown>>) {
-  const row: Record<string, unknown> = { id, timed_out: false, created: iso(NOON + SECOND), ...columns };
+  const row: Record<string, unknown> = {
+    id,
+    timed_out: false,
+    created: iso(NOON + SECOND),
+    ...columns,
+  };
   const names = Object.keys(row);
   await asSuperuser(
     `insert into net._http_response (${names}) values (${names.map((_, n) => `$${n + 1}`)})`,
@@ -63,11 +73,23 @@ describe("monitor.watch_jobs() joins the witnesses", () => {
     expect(await watch(asOwner, NOON + 6 * SECOND)).toEqual({ answered: 0, judged: 0, missed: 0 });
   });
 
-  it.for([
-    ["401", { status_code: 401 }, NOON + 5 * SECOND, "HTTP 401"],
-    ["a time-out", { timed_out: true, error_msg: "Timeout of 55000 ms reached" }, NOON + 3 * MINUTE, "timed out"],
-    ["no connection", { error_msg: "Couldn't connect to server" }, NOON + 5 * SECOND, "Couldn't connect"],
-  ] as const)(
+  it.for(
+    [
+      ["401", { status_code: 401 }, NOON + 5 * SECOND, "HTTP 401"],
+      [
+        "a time-out",
+        { timed_out: true, error_msg: "Timeout of 55000 ms reached" },
+        NOON + 3 * MINUTE,
+        "timed out",
+      ],
+      [
+        "no connection",
+        { error_msg: "Couldn't connect to server" },
+        NOON + 5 * SECOND,
+        "Couldn't connect",
+      ],
+    ] as const,
+  )(
     "of one that cron calls a success, but that got %s: it failed",
     async ([, response, at, reason], { asOwner, asSuperuser }) => {
       await watchFrom(asOwner, NOON);
@@ -96,7 +118,11 @@ describe("monitor.watch_jobs() joins the witnesses", () => {
     });
     await answer(asSuperuser, 7, { timed_out: true, created: iso(NOON + 55_000) });
     await watch(asOwner, NOON + 2 * MINUTE);
-    expect(await readRun(asOwner, run)).toMatchObject({ state: "succeeded", is_slow: true, is_settled: true });
+    expect(await readRun(asOwner, run)).toMatchObject({
+      state: "succeeded",
+      is_slow: true,
+      is_settled: true,
+    });
   });
 
   it("of one that nobody hears of again: lost after 3 minutes, settled after 6 hours", async ({ asOwner }) => {
@@ -115,7 +141,11 @@ describe("monitor.watch_jobs() joins the witnesses", () => {
 
   it("of one called by hand: its own start and end are all there is", async ({ asOwner }) => {
     await watchFrom(asOwner, NOON);
-    const run = await addRun(asOwner, { trigger: "manual", started_at: iso(NOON), state: "running" });
+    const run = await addRun(asOwner, {
+      trigger: "manual",
+      started_at: iso(NOON),
+      state: "running",
+    });
     await watch(asOwner, NOON + 3 * MINUTE);
     expect(await readRun(asOwner, run)).toMatchObject({ state: "lost" });
   });
@@ -132,7 +162,11 @@ describe("monitor.watch_jobs() joins the witnesses", () => {
     await watchFrom(asOwner, NOON);
     const [old, fresh] = [
       await addRun(asOwner, QUEUED),
-      await addRun(asOwner, { ...QUEUED, scheduled_at: iso(NOON + HOUR), queued_at: iso(NOON + HOUR) }),
+      await addRun(asOwner, {
+        ...QUEUED,
+        scheduled_at: iso(NOON + HOUR),
+        queued_at: iso(NOON + HOUR),
+      }),
     ];
     await answer(asSuperuser, 7, { status_code: 200, created: iso(NOON + HOUR + SECOND) });
     expect(await watch(asOwner, NOON + HOUR + 2 * SECOND)).toMatchObject({ answered: 1 });
@@ -153,7 +187,9 @@ describe("monitor.watch_jobs() joins the witnesses", () => {
   it("and dates its own success, for others to see that it works", async ({ asOwner }) => {
     await watchFrom(asOwner, NOON);
     await watch(asOwner, NOON);
-    const { rows } = await asOwner("select last_succeeded_at from monitor.job_schedules where job = 'watch-jobs'");
+    const { rows } = await asOwner(
+      "select last_succeeded_at from monitor.job_schedules where job = 'watch-jobs'",
+    );
     expect(rows).toEqual([{ last_succeeded_at: new Date(NOON) }]);
   });
 });
@@ -173,7 +209,9 @@ describe("monitor.watch_jobs() notices missed ticks", () => {
     for (const [n, state] of states.entries()) {
       await addRun(asOwner, { scheduled_at: iso(NOON + n * MINUTE), state });
     }
-    expect(await watch(asOwner, NOON + (states.length - 1) * MINUTE + GRACE)).toMatchObject({ missed: 0 });
+    expect(await watch(asOwner, NOON + (states.length - 1) * MINUTE + GRACE)).toMatchObject({
+      missed: 0,
+    });
   });
 
   it("also when the job was called by hand in that minute", async ({ asOwner }) => {
@@ -188,7 +226,9 @@ describe("monitor.watch_jobs() notices missed ticks", () => {
     const fires = (n: number) => n < 3 || (n >= 10 && n !== 15);
     for (const n of range(25)) {
       const at = NOON + n * MINUTE;
-      if (fires(n)) await addRun(asOwner, { scheduled_at: iso(at), queued_at: iso(at), state: "queued" });
+      if (fires(n)) {
+        await addRun(asOwner, { scheduled_at: iso(at), queued_at: iso(at), state: "queued" });
+      }
       await watch(asOwner, at + 100);
     }
     expect(await readMissed(asOwner)).toEqual([[NOON + 3 * MINUTE, 7], [NOON + 15 * MINUTE, 1]]);
@@ -198,8 +238,14 @@ describe("monitor.watch_jobs() notices missed ticks", () => {
     await asOwner("update monitor.job_schedules set watched_until = $1", [iso(NOON - 10 * DAY)]);
     await watch(asOwner, NOON + GRACE);
     expect(await readMissed(asOwner)).toEqual([[NOON - 10 * DAY + MINUTE, 10 * 24 * 60]]);
-    expect(await readMissed(asOwner, "detect-anomalies")).toEqual([[NOON - 10 * DAY + 5 * MINUTE, 10 * 24 * 12]]);
-    expect(await readMissed(asOwner, "data-retention-cleanup")).toEqual([[NOON - 9 * DAY - 9 * HOUR, 10]]);
+    expect(await readMissed(asOwner, "detect-anomalies")).toEqual([[
+      NOON - 10 * DAY + 5 * MINUTE,
+      10 * 24 * 12,
+    ]]);
+    expect(await readMissed(asOwner, "data-retention-cleanup")).toEqual([[
+      NOON - 9 * DAY - 9 * HOUR,
+      10,
+    ]]);
 
     // The minute it wakes in goes on with the gap; then it runs again.
     await addRun(asOwner, { scheduled_at: iso(NOON + 2 * MINUTE) });
@@ -210,7 +256,10 @@ describe("monitor.watch_jobs() notices missed ticks", () => {
   it("of the last 45 days, however long it slept", async ({ asOwner }) => {
     await watchFrom(asOwner, NOON - 100 * DAY, "data-retention-cleanup");
     await watch(asOwner, NOON);
-    expect(await readMissed(asOwner, "data-retention-cleanup")).toMatchObject([[expect.any(Number), 45]]);
+    expect(await readMissed(asOwner, "data-retention-cleanup")).toMatchObject([[
+      expect.any(Number),
+      45,
+    ]]);
   });
 
   it("the same however often it looks", async ({ asOwner }) => {
@@ -257,7 +306,11 @@ describe("monitor.watch_jobs() notices missed ticks", () => {
   it("and does not blame a new schedule for the ticks of the old one, nor the other way round", async ({ asOwner }) => {
     await watchFrom(asOwner, NOON - HOUR, "detect-anomalies");
     const change = NOON + 30 * SECOND;
-    await rpc(asOwner, "set_schedule", { p_job: "detect-anomalies", p_schedule: "* * * * *", p_now: iso(change) });
+    await rpc(asOwner, "set_schedule", {
+      p_job: "detect-anomalies",
+      p_schedule: "* * * * *",
+      p_now: iso(change),
+    });
     await watch(asOwner, NOON + 3 * MINUTE);
     expect(await readMissed(asOwner, "detect-anomalies")).toEqual([[NOON + MINUTE, 1]]);
   });

@@ -221,12 +221,17 @@ describe("functions", () => {
     expect(stack.lines.join("\n")).toContain("Function broken does not start: no such luck");
   });
 
-  it("gives a function up at the wall limit, and tells it so", async () => {
+  it("tells a function when its caller has gone, or when the wall limit is reached", async () => {
+    const isAborted = (times: number) =>
+      vi.waitFor(
+        async () => expect((await call("slow")).body).toEqual({ aborted: times }),
+        PATIENCE,
+      );
+    await expect(call("slow", { method: "POST", signal: AbortSignal.timeout(100) })).rejects
+      .toThrow();
+    await isAborted(1);
     expect(await call("slow", { method: "POST" })).toMatchObject({ status: 504 });
-    await vi.waitFor(
-      async () => expect((await call("slow")).body).toEqual({ aborted: 1 }),
-      PATIENCE,
-    );
+    await isAborted(2);
   });
 
   it("starts them again when they end by themselves", async () => {
@@ -612,8 +617,7 @@ describe("npm start", () => {
 
   it("stops what it has started when it is told to before it is ready", async () => {
     const early = start();
-    await vi.waitFor(() => readPids(), PATIENCE);
-    const { postgres: pid } = await readPids();
+    const { postgres: pid } = await vi.waitFor(() => readPids(), PATIENCE);
     early.child.kill("SIGINT");
     expect(await early.ended).toMatchObject({ code: 0 });
     expect(commandLine(pid)).toBeUndefined();

@@ -1,0 +1,197 @@
+import { describe, expect } from "vitest";
+import { it, type Query, rpc } from "./database.ts";
+import { addMetric, addRun, addSeries, DAY, iso, MINUTE, NOON, openDays } from "./seeds.ts";
+
+interface Facts {
+  now: string;
+  jobs_enabled: boolean;
+  scheduler: { watched_at: string | null; stale_after_seconds: number; installed: boolean } | null;
+  jobs: Record<string, unknown>[];
+  metrics: { newest_sample_at: string | null; series_count: number; failing_collectors: string[] };
+  storage: {
+    database_bytes: number;
+    monitor_bytes: number;
+    days_ahead: number;
+    contended_retention: string[];
+  };
+}
+
+const read = (query: Query, at = NOON) => rpc<Facts>(query, "read_health", { p_now: iso(at) });
+
+/** The facts of one job. */
+const jobOf = async (query: Query, job = "collect-metrics") =>
+  (await read(query)).jobs.find((facts) => facts.job === job);
+
+describe("monitor.read_health()", () => {
+  it("has nothing to show of a project that has just begun, and says so", async ({ query }) => {
+    const created = expect.stringMatching(/^20\d\d-/);
+    const job = {
+      created_at: created,
+      last_succeeded_at: null,
+      last_run_at: null,
+      last_state: null,
+      last_reason: null,
+    };
+    expect(await read(query)).toEqual({
+      now: "2026-03-10T12:00:00+00:00",
+      jobs_enabled: true,
+      scheduler: { watched_at: null, stale_after_seconds: 180, installed: true },
+      jobs: [
+        { ...job, job: "collect-metrics", cron_schedule: "* * * * *", stale_after_seconds: 180 },
+        {
+          ...job,
+          job: "data-retention-cleanup",
+          cron_schedule: "0 3 * * *",
+          stale_after_seconds: 93_600,
+        },
+        { ...job, job: "detect-anomalies", cron_schedule: "*/5 * * * *", stale_after_seconds: 900 },
+      ],
+      metrics: {
+        newest_sample_at: null,
+        stale_after_seconds: 180,
+        series_count: 0,
+        failing_collectors: [],
+      },
+      storage: {
+        database_bytes: expect.any(Number),
+        monitor_bytes: expect.any(Number),
+        days_ahead: expect.any(Number),
+        contended_retention: [],
+      },
+    });
+  });
+
+  it("shows how the last run of a job ended, by its minute", async ({ query }) => {
+    await addRun(query, { scheduled_at: iso(NOON - 3 * MINUTE), state: "succeeded" });
+    await addRun(query, {
+      scheduled_at: iso(NOON - 2 * MINUTE),
+      state: "failed",
+      reason: "HTTP 401",
+    });
+    await query(
+      "update monitor.job_schedules set last_succeeded_at = $1 where job = 'collect-metrics'",
+      [
+        iso(NOON - 3 * MINUTE),
+      ],
+    );
+    const expected = {
+      last_state: "failed",
+      last_reason: "HTTP 401",
+      last_run_at: "2026-03-10T11:58:00+00:00",
+      last_succeeded_at: "2026-03-10T11:57:00+00:00",
+    };
+    expect(await jobOf(query)).toMatchObject(expected);
+
+    // What still runs has not ended.
+    await addRun(query, { scheduled_at: iso(NOON - MINUTE), state: "running" });
+    await addRun(query, { scheduled_at: iso(NOON), state: "queued" });
+    expect(await jobOf(query)).toMatchObject(expected);
+    expect(await jobOf(query, "detect-anomalies")).toMatchObject({ last_state: null });
+  });
+
+  it("shows whether the kill switch is thrown, and since when nobody watches", async ({ query }) => {
+    await query("update monitor.settings set jobs_enabled = false");
+    await query(
+      "update monitor.job_schedules set last_succeeded_at = $1 where job = 'watch-jobs'",
+      [iso(NOON - DAY)],
+    );
+    expect(await read(query)).toMatchObject({
+      jobs_enabled: false,
+      scheduler: { watched_at: "2026-03-09T12:00:00+00:00" },
+    });
+  });
+
+  it("shows whether there is a scheduler at all", async ({ query, asSuperuser, asOwner }) => {
+    await asSuperuser("drop extension pg_cron");
+    expect((await read(query)).scheduler).toMatchObject({ installed: false });
+    await asOwner("delete from monitor.job_schedules where job = 'watch-jobs'");
+    expect((await read(query)).scheduler).toBeNull();
+  });
+
+  it("shows the newest sample of all series", async ({ query }) => {
+    await openDays(query);
+    await addSeries(query, await addMetric(query), [[NOON - 2, 1]]);
+    await addSeries(query, await addMetric(query), [[NOON - 1, 1]]);
+    await addSeries(query, await addMetric(query));
+    expect((await read(query)).metrics).toMatchObject({
+      newest_sample_at: "2026-03-10T11:59:59.999+00:00",
+      series_count: 3,
+    });
+  });
+
+  it("names collectors whose last run failed, in order, unless they are switched off", async ({ query }) => {
+    const set = (collector: string, change: string) =>
+      query(`update monitor.metric_collectors set ${change} where collector = $1`, [collector]);
+    await set("collect_storage", "last_outcome = 'timed_out'");
+    await set("collect_cron_runs", "last_outcome = 'failed'");
+    await set("collect_job_runs", "last_outcome = 'ok'");
+    await set("collect_transactions", "last_outcome = 'failed', is_enabled = false");
+    expect((await read(query)).metrics.failing_collectors).toEqual([
+      "collect_cron_runs",
+      "collect_storage",
+    ]);
+  });
+
+  it("counts the days after today that can be written to", async ({ query, asOwner }) => {
+    await asOwner("delete from monitor.sample_days");
+    await openDays(query, NOON, 3);
+    const ahead = async (at: number) => (await read(query, at)).storage.days_ahead;
+    expect(await ahead(NOON)).toBe(2);
+    expect(await ahead(NOON + DAY)).toBe(1);
+    expect(await ahead(NOON + 12 * 60 * MINUTE - 1)).toBe(2);
+    expect(await ahead(NOON + 12 * 60 * MINUTE)).toBe(1);
+    expect(await ahead(NOON + 10 * DAY)).toBe(0);
+    await asOwner("update monitor.sample_days set state = 'sealed' where day = '2026-03-12'");
+    expect(await ahead(NOON)).toBe(1);
+  });
+
+  it("names what retention could not do the last time, within 3 days", async ({ query }) => {
+    const add = (entity: string, outcome: string, age: number) =>
+      query(
+        `insert into monitor.retention_runs (entity, started_at, duration_seconds, outcome, counts)
+         values ($1, $2, 0, $3, '{}')`,
+        [entity, iso(NOON - age), outcome],
+      );
+    await add("metric_time_series", "contended", DAY);
+    await add("job_runs", "failed", 3 * DAY - 1);
+    await add("audit_log", "failed", 3 * DAY); // too long ago
+    await add("incidents", "contended", 2 * DAY);
+    await add("incidents", "done", DAY); // but then it could
+    await add("system_alerts", "done", 2 * DAY);
+    await add("system_alerts", "nothing", DAY);
+    expect((await read(query)).storage.contended_retention).toEqual([
+      "job_runs",
+      "metric_time_series",
+    ]);
+  });
+
+  it("shows sizes that are those of the database", async ({ query, asOwner }) => {
+    const { storage } = await read(query);
+    const { rows: [size] } = await asOwner(
+      "select pg_database_size(current_database())::float8 as bytes",
+    );
+    expect(storage.database_bytes).toBe(size!.bytes);
+    expect(storage.monitor_bytes).toBeGreaterThan(100_000);
+    expect(storage.monitor_bytes).toBeLessThan(storage.database_bytes);
+  });
+
+  it("is bounded: cut after 3 s, and reads no samples", async ({ query, asOwner }) => {
+    const { rows } = await asOwner(
+      "select proconfig, prosrc from pg_proc where proname = 'read_health'",
+    );
+    expect(rows[0]!.proconfig).toContain("statement_timeout=3s");
+    expect(rows[0]!.prosrc).not.toContain("metric_time_series");
+    await query(
+      `insert into monitor.job_runs (job, trigger, scheduled_at, state)
+       select 'collect-metrics', 'manual', $1::timestamptz - n * interval '1 minute', 'running' from generate_series(1, 20000) as n`,
+      [iso(NOON)],
+    );
+    expect(await read(query)).toMatchObject({ jobs_enabled: true }); // the session's time-out is 8 s
+  });
+
+  it("is for service_role", async ({ asUser, asAnon }) => {
+    for (const somebody of [asUser(""), asAnon]) {
+      await expect(read(somebody)).rejects.toMatchObject({ code: "42501" });
+    }
+  });
+});

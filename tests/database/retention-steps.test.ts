@@ -1,0 +1,438 @@
+import { randomUUID } from "node:crypto";
+import { describe, expect } from "vitest";
+import { it, type Query, queryOf, rpc } from "./database.ts";
+import {
+  addAnomaly,
+  addMetric,
+  addRun,
+  addSeries,
+  DAY,
+  HOUR,
+  iso,
+  NOON,
+  openDays,
+} from "./seeds.ts";
+import { addAnySeries, type Cleaned, digestTables } from "./retention.ts";
+
+const STEPS = [
+  "evidence_samples",
+  "metric_time_series",
+  "anomaly_detections",
+  "anomaly_detections_archive",
+  "system_alerts",
+  "incidents",
+  "job_runs",
+  "retention_runs",
+  "audit_log",
+  "sample_days",
+  "metric_series",
+  "cron.job_run_details",
+];
+
+const step = (query: Query, entity: string | null, args: object = {}) =>
+  rpc<Cleaned>(query, "run_retention_step", { p_entity: entity, p_now: iso(NOON), ...args });
+
+const runAll = (query: Query, args: object = {}) =>
+  rpc<Cleaned[]>(query, "run_data_retention_cleanup", { p_now: iso(NOON), ...args });
+
+const readRecord = async (query: Query) =>
+  (await query(
+    "select run_id, entity, outcome, counts, oldest_kept_at, detail, started_at from monitor.retention_runs order by 1, 2",
+  )).rows;
+
+/** Something of every entity: due, not due and held. */
+async function fillEverything(asSuperuser: Query) {
+  await openDays(asSuperuser, NOON - 40 * DAY, 15);
+  await openDays(asSuperuser, NOON - 5 * DAY, 6);
+  const metric = await addMetric(asSuperuser);
+  const series = await addSeries(asSuperuser, metric, [[NOON - 40 * DAY, 1], [NOON - 4 * HOUR, 2], [
+    NOON - 3 * HOUR,
+    3,
+  ]]);
+  await addSeries(asSuperuser, metric, [], { idle: "but young" });
+  await asSuperuser(
+    "insert into monitor.metric_series (metric, labels, created_at) values ($1, $2, '2020-01-01')",
+    [
+      metric,
+      { idle: "for long" },
+    ],
+  );
+
+  const ended = (age: number, more: object = {}) =>
+    addAnomaly(asSuperuser, series, {
+      started_at: iso(NOON - age),
+      ended_at: iso(NOON - age),
+      ended_reason: "recovered",
+      ...more,
+    });
+  const reviewed = (age: number) => ({
+    review_state: "resolved",
+    reviewed_at: iso(NOON - age),
+    reviewed_by: "me",
+  });
+  await ended(500 * DAY, reviewed(500 * DAY)); // to the archive, then due there
+  await ended(4 * HOUR); // its evidence is not complete
+  await asSuperuser(
+    "insert into monitor.anomaly_detections_archive select * from monitor.anomaly_detections where reviewed_at is not null",
+  );
+  await asSuperuser("delete from monitor.anomaly_detections where reviewed_at is not null");
+  await ended(40 * DAY, reviewed(8 * DAY));
+  await ended(40 * DAY);
+  const held = await ended(41 * DAY);
+  await ended(2 * DAY, reviewed(2 * DAY));
+
+  await asSuperuser(
+    `insert into monitor.evidence_samples (owner_kind, owner_id, series_id, recorded_at, value)
+     values ('anomaly', -1, $1, $2, 1), ('incident', -1, $1, $2, 1), ('anomaly', $3, $1, $2, 1)`,
+    [series, iso(NOON - 41 * DAY), held],
+  );
+  await asSuperuser(
+    `insert into monitor.system_alerts (fingerprint, name, source, severity, fired_at, last_seen_at, resolved_at)
+     select 'a' || n, 'a', 'rule', 'info', $1, $1, case when n < 3 then $1::timestamptz end from generate_series(1, 3) as n`,
+    [iso(NOON - 100 * DAY)],
+  );
+  await asSuperuser(
+    `insert into monitor.incidents (title, severity, state, started_at, resolved_at)
+     values ('old', 'P1', 'resolved', $1, $1), ('open', 'P1', 'open', $1, null)`,
+    [iso(NOON - 100 * DAY)],
+  );
+  await asSuperuser(
+    "insert into monitor.incident_anomalies select incident_id, $1 from monitor.incidents where state = 'open'",
+    [
+      held,
+    ],
+  );
+  await asSuperuser(
+    `insert into monitor.incident_alerts
+     select incident_id, (select min(alert_id) from monitor.system_alerts) from monitor.incidents where state = 'open'`,
+  );
+  for (const age of [29, 31, 500]) {
+    await addRun(asSuperuser, {
+      trigger: "manual",
+      scheduled_at: iso(NOON - age * DAY),
+      state: "lost",
+    });
+    await asSuperuser(
+      `insert into monitor.retention_runs (entity, started_at, duration_seconds, outcome, counts)
+       values ('job_runs', $1, 0, 'nothing', '{}')`,
+      [iso(NOON - age * DAY)],
+    );
+    await asSuperuser(
+      "insert into monitor.audit_log (changed_at, actor, action, object) values ($1, 'me', 'update', 'a')",
+      [
+        iso(NOON - age * DAY),
+      ],
+    );
+    await asSuperuser(
+      "insert into monitor.sample_days (day, state, state_since) values ($1::timestamptz - interval '60 days', 'dropped', $1)",
+      [
+        iso(NOON - age * DAY),
+      ],
+    );
+    await asSuperuser(
+      "insert into cron.job_run_details (jobid, status, end_time) values (1, 'failed', $1)",
+      [
+        iso(NOON - (age - 25) * DAY),
+      ],
+    );
+  }
+}
+
+/** What a dry run and a real one must agree on. */
+const essence = ({ entity, outcome, counts, oldest_kept_at, more, detail }: Cleaned) => ({
+  entity,
+  outcome,
+  counts,
+  oldest_kept_at,
+  more,
+  detail,
+});
+
+describe("monitor.list_retention_steps()", () => {
+  it("is what the policies say, evidence before the samples it is copied from", async ({ query }) => {
+    expect(await rpc(query, "list_retention_steps")).toEqual(STEPS);
+  });
+
+  it("leaves out what is kept from now on", async ({ query }) => {
+    await query(
+      "update monitor.retention_policies set action = 'keep', keep_days = null where entity = 'audit_log'",
+    );
+    expect(await rpc(query, "list_retention_steps")).toEqual(
+      STEPS.filter((entity) => entity !== "audit_log"),
+    );
+    await expect(step(query, "audit_log")).rejects.toMatchObject({ code: "22023" });
+  });
+
+  it("keeps metrics and anomalies 30 days, alerts and incidents 90", async ({ query }) => {
+    const { rows } = await query(
+      `select entity, keep_days from monitor.retention_policies
+       where entity in ('metric_time_series', 'anomaly_detections', 'system_alerts', 'incidents') order by 1`,
+    );
+    expect(rows).toEqual([
+      { entity: "anomaly_detections", keep_days: 30 },
+      { entity: "incidents", keep_days: 90 },
+      { entity: "metric_time_series", keep_days: 30 },
+      { entity: "system_alerts", keep_days: 90 },
+    ]);
+  });
+});
+
+describe("monitor.retention_policies", () => {
+  it.for([
+    ["keep_days = 0", "retention_policies_keep_days_positive"],
+    ["keep_days = null", "retention_policies_keep_days_with_action"],
+    ["action = 'keep'", "retention_policies_keep_days_with_action"],
+    ["action = 'burn'", "retention_policies_action_known"],
+    ["reason = ''", "retention_policies_reason_present"],
+  ])("refuses %s", async ([change, constraint], { query }) => {
+    await expect(query(`update monitor.retention_policies set ${change} where entity = 'job_runs'`))
+      .rejects
+      .toMatchObject({ code: "23514", constraint });
+  });
+});
+
+describe("monitor.run_retention_step()", () => {
+  it.for(STEPS)(
+    "predicts of %s in a dry run what the real one then does",
+    async (entity, { query, asSuperuser }) => {
+      await fillEverything(asSuperuser);
+      const before = await digestTables(asSuperuser);
+      const predicted = await step(query, entity, { p_dry_run: true });
+      expect(await digestTables(asSuperuser)).toEqual(before);
+
+      const done = await step(query, entity);
+      expect(essence(predicted)).toEqual(essence(done));
+      expect(done.outcome).toBe("done"); // or this test would say nothing
+      expect((await step(query, entity, { p_dry_run: true })).outcome).toMatch(/nothing|held/);
+    },
+  );
+
+  it("changes nothing but the entity, what belongs to it, and the record of it", async ({ query, asSuperuser }) => {
+    const ALSO: Readonly<Record<string, string[]>> = {
+      metric_time_series: ["sample_days"],
+      anomaly_detections: ["anomaly_detections_archive"],
+      system_alerts: ["incident_alerts"],
+      incidents: ["incident_events", "incident_alerts", "incident_anomalies"],
+      metric_series: ["detector_states"],
+    };
+    await fillEverything(asSuperuser);
+    for (const entity of STEPS) {
+      const before = await digestTables(asSuperuser);
+      await step(query, entity);
+      const after = await digestTables(asSuperuser);
+      const changed = Object.keys(before).filter((table) => before[table] !== after[table])
+        .map((table) =>
+          table.replace(/^monitor\./, "").replace(/^(metric_time_series)_\d+$/, "$1")
+        );
+      const allowed = [entity, "retention_runs", ...(ALSO[entity] ?? [])];
+      expect(changed.filter((table) => !allowed.includes(table)), entity).toEqual([]);
+    }
+  });
+
+  it("follows the policy", async ({ query, asSuperuser }) => {
+    await addRun(asSuperuser, {
+      trigger: "manual",
+      scheduled_at: iso(NOON - 10 * DAY),
+      state: "lost",
+    });
+    expect(await step(query, "job_runs")).toMatchObject({ outcome: "nothing" });
+    await query("update monitor.retention_policies set keep_days = 9 where entity = 'job_runs'");
+    expect(await step(query, "job_runs")).toMatchObject({
+      outcome: "done",
+      counts: { deleted: 1 },
+    });
+  });
+
+  it("records what it did with the run it was part of, and no dry run", async ({ query, asSuperuser }) => {
+    await asSuperuser("delete from monitor.retention_runs");
+    await addRun(asSuperuser, {
+      trigger: "manual",
+      scheduled_at: iso(NOON - 31 * DAY),
+      state: "lost",
+    });
+    const run = randomUUID();
+    await step(query, "job_runs", { p_run_id: run, p_dry_run: true });
+    expect(await readRecord(query)).toEqual([]);
+    await step(query, "job_runs", { p_run_id: run });
+    expect(await readRecord(query)).toEqual([{
+      run_id: run,
+      entity: "job_runs",
+      outcome: "done",
+      counts: { deleted: 1, contended: 0 },
+      oldest_kept_at: null,
+      detail: null,
+      started_at: new Date(NOON),
+    }]);
+  });
+
+  it("says failed with the reason when a step breaks, and undoes all of it", async ({ query, asOwner, asSuperuser }) => {
+    await fillEverything(asSuperuser);
+    await asOwner(`
+      create function monitor.refuse() returns trigger language plpgsql as $$
+      begin raise exception 'not today' using errcode = 'P0042'; end $$`);
+    await asOwner(`
+      create trigger refuse after insert on monitor.anomaly_detections_archive
+      for each statement execute function monitor.refuse()`);
+    const before = (await query("select count(*) from monitor.anomaly_detections")).rows;
+    expect(await step(query, "anomaly_detections")).toMatchObject({
+      entity: "anomaly_detections",
+      outcome: "failed",
+      detail: "P0042: not today",
+      more: false,
+    });
+    expect((await query("select count(*) from monitor.anomaly_detections")).rows).toEqual(before);
+    expect(await readRecord(query)).toContainEqual(
+      expect.objectContaining({ outcome: "failed", detail: "P0042: not today" }),
+    );
+  });
+
+  it("says missing of an entity that is not there", async ({ query, asSuperuser }) => {
+    await asSuperuser("drop extension pg_cron");
+    expect(await step(query, "cron.job_run_details")).toMatchObject({ outcome: "missing" });
+    await asSuperuser("drop schema if exists cron");
+    expect(await step(query, "cron.job_run_details")).toMatchObject({ outcome: "missing" });
+    await asSuperuser("drop table monitor.incidents cascade");
+    expect(await step(query, "incidents")).toMatchObject({ outcome: "missing" });
+  });
+
+  it.for(["settings", "detector_states", "no_such_table", "", null])(
+    "refuses %o",
+    async (entity, { query }) => {
+      await expect(step(query, entity)).rejects.toMatchObject({
+        code: "22023",
+        hint: expect.stringContaining("list_retention_steps"),
+      });
+    },
+  );
+
+  it("says contended after half a second behind rows that belong to what is due, and deletes it another time", async ({ ownDatabase }) => {
+    const [session, other] = [await ownDatabase.connect(), await ownDatabase.connect()];
+    const query = queryOf(session);
+    await query(
+      `insert into monitor.incidents (title, severity, state, started_at, resolved_at)
+       values ('old', 'P1', 'resolved', $1, $1)`,
+      [iso(NOON - 100 * DAY)],
+    );
+    await query(
+      "insert into monitor.incident_events (incident_id, actor, description) select incident_id, 'me', 'a' from monitor.incidents",
+    );
+    await other.query("begin; update monitor.incident_events set description = 'b'");
+    expect(await step(query, "incidents")).toMatchObject({
+      outcome: "contended",
+      counts: { contended: 1 },
+      more: false,
+    });
+    expect((await query("select 1 from monitor.incidents")).rows).toHaveLength(1);
+    await other.query("commit");
+    expect(await step(query, "incidents")).toMatchObject({
+      outcome: "done",
+      counts: { deleted: 1 },
+    });
+  });
+
+  it("records that samples could not be dropped because others were reading", async ({ ownDatabase }) => {
+    const [session, other] = [await ownDatabase.connect(), await ownDatabase.connect()];
+    const query = queryOf(session);
+    await openDays(query, NOON - 40 * DAY);
+    await other.query("begin; select from monitor.metric_time_series");
+    expect(await step(query, "metric_time_series")).toMatchObject({ outcome: "contended" });
+    await other.query("commit");
+    expect(await step(query, "metric_time_series")).toMatchObject({ outcome: "done" });
+    expect((await readRecord(query)).map(({ outcome }) => outcome)).toEqual(["contended", "done"]);
+  });
+
+  it("lets two at once pass: what one deletes, the other skips", async ({ ownDatabase }) => {
+    const [one, other] = [await ownDatabase.connect(), await ownDatabase.connect()];
+    const query = queryOf(one);
+    for (const age of [31, 32, 33]) {
+      await addRun(query, {
+        trigger: "manual",
+        scheduled_at: iso(NOON - age * DAY),
+        state: "lost",
+      });
+    }
+    await one.query("begin");
+    expect(await step(query, "job_runs")).toMatchObject({ counts: { deleted: 3 } });
+    expect(await step(queryOf(other), "job_runs")).toMatchObject({
+      outcome: "contended",
+      counts: { deleted: 0 },
+    });
+    await one.query("commit");
+    expect(await step(queryOf(other), "job_runs")).toMatchObject({ outcome: "nothing" });
+  });
+});
+
+describe("monitor.run_data_retention_cleanup()", () => {
+  it("takes one step of every entity, in order", async ({ query, asSuperuser }) => {
+    await fillEverything(asSuperuser);
+    const results = await runAll(query);
+    expect(results.map(({ entity }) => entity)).toEqual(STEPS);
+    expect(results.map(({ outcome }) => outcome)).toEqual(STEPS.map(() => "done"));
+    expect((await runAll(query)).map(({ outcome }) => outcome)).not.toContain("done");
+  });
+
+  it("changes nothing at all in a dry run", async ({ query, asSuperuser }) => {
+    await fillEverything(asSuperuser);
+    const before = await digestTables(asSuperuser);
+    const results = await runAll(query, { p_dry_run: true });
+    expect(results.map(({ entity }) => entity)).toEqual(STEPS);
+    expect(await digestTables(asSuperuser)).toEqual(before);
+  });
+
+  it("does not let one broken entity keep the others from their turn", async ({ query, asOwner, asSuperuser }) => {
+    await fillEverything(asSuperuser);
+    await asOwner(`
+      create or replace function monitor.cleanup_evidence(
+        p_now timestamptz default now(), p_dry_run boolean default false, p_limit integer default 20000)
+      returns jsonb language plpgsql as $$ begin raise exception 'broken'; end $$`);
+    await asSuperuser("drop extension pg_cron");
+    expect((await runAll(query)).map(({ outcome }) => outcome)).toEqual([
+      "failed",
+      ...STEPS.slice(2).map(() => "done"),
+      "missing",
+    ]);
+  });
+
+  it("says nothing of each entity when there is nothing", async ({ query, asSuperuser }) => {
+    await asSuperuser("delete from monitor.audit_log");
+    for (const result of await runAll(query)) {
+      expect(result).toMatchObject({ outcome: "nothing", more: false, detail: null });
+      expect(Object.values(result.counts).filter((count) => count !== 0)).toEqual([]);
+    }
+  });
+
+  it("never deletes what stands in no policy: configuration and people", async ({ query, asSuperuser }) => {
+    await fillEverything(asSuperuser);
+    const tables = await digestTables(asSuperuser);
+    await runAll(query, { p_now: iso(NOON + 36_000 * DAY) });
+    const after = await digestTables(asSuperuser);
+    for (
+      const name of [
+        "settings",
+        "admins",
+        "job_schedules",
+        "metric_collectors",
+        "metric_definitions",
+        "retention_policies",
+      ]
+    ) {
+      expect(after[`monitor.${name}`], name).toBe(tables[`monitor.${name}`]);
+    }
+  });
+
+  it("keeps evidence of an anomaly that lasts, through the drop of its days", async ({ query, asSuperuser }) => {
+    await openDays(query, NOON - 40 * DAY);
+    const series = await addAnySeries(query, [[NOON - 40 * DAY, 7]]);
+    const anomaly = await addAnomaly(query, series, {
+      started_at: iso(NOON - 40 * DAY),
+      last_seen_at: iso(NOON),
+    });
+    await runAll(query, { p_now: iso(NOON - 39 * DAY) }); // the nightly run after it began
+    await runAll(query);
+    expect((await asSuperuser("select 1 from monitor.metric_time_series")).rows).toEqual([]);
+    const { rows } = await query("select value from monitor.evidence_samples where owner_id = $1", [
+      anomaly,
+    ]);
+    expect(rows).toEqual([{ value: 7 }]);
+  });
+});
