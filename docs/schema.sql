@@ -54,6 +54,7 @@ create table monitor.anomaly_detections (
 );
 alter table monitor.anomaly_detections enable row level security;
 CREATE INDEX anomaly_detections_reviewed_at_idx ON monitor.anomaly_detections USING btree (reviewed_at);
+CREATE INDEX anomaly_detections_series_id_idx ON monitor.anomaly_detections USING btree (series_id);
 CREATE UNIQUE INDEX anomaly_detections_series_open_idx ON monitor.anomaly_detections USING btree (series_id) WHERE (ended_at IS NULL);
 CREATE INDEX anomaly_detections_started_at_idx ON monitor.anomaly_detections USING btree (started_at);
 create policy anomaly_detections_select_authenticated on monitor.anomaly_detections for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
@@ -61,10 +62,12 @@ grant select on monitor.anomaly_detections to authenticated;
 grant delete, insert, select, update on monitor.anomaly_detections to service_role;
 comment on table monitor.anomaly_detections is 'An anomaly, from its start to its end. The end is the detector''s word, the review state a person''s or the policy''s.';
 comment on column monitor.anomaly_detections.started_at is 'Time of the first sample outside the band.';
-comment on column monitor.anomaly_detections.last_seen_at is 'Time of the newest sample judged while it stood.';
+comment on column monitor.anomaly_detections.last_seen_at is 'Time of the newest sample outside the band.';
 comment on column monitor.anomaly_detections.ended_at is 'Null while it lasts.';
 comment on column monitor.anomaly_detections.ended_reason is 'recovered: back in the band. level_shift: the new level was accepted. no_data: the series stopped.';
 comment on column monitor.anomaly_detections.expected is 'In the metric''s unit (a counter''s rate per second), as lower, upper, observed.';
+comment on column monitor.anomaly_detections.lower is 'Lower edge of the band of what was expected.';
+comment on column monitor.anomaly_detections.upper is 'Upper edge of the band of what was expected.';
 comment on column monitor.anomaly_detections.observed is 'The worst value seen so far.';
 comment on column monitor.anomaly_detections.score is 'How far the worst value is from what was expected, in robust standard deviations.';
 comment on column monitor.anomaly_detections.sample_count is 'Samples outside the band so far.';
@@ -109,15 +112,18 @@ create table monitor.anomaly_detections_archive (
 );
 alter table monitor.anomaly_detections_archive enable row level security;
 CREATE INDEX anomaly_detections_archive_reviewed_at_idx ON monitor.anomaly_detections_archive USING btree (reviewed_at);
+CREATE INDEX anomaly_detections_archive_series_id_idx ON monitor.anomaly_detections_archive USING btree (series_id);
 create policy anomaly_detections_archive_select_authenticated on monitor.anomaly_detections_archive for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
 grant select on monitor.anomaly_detections_archive to authenticated;
 grant delete, insert, select on monitor.anomaly_detections_archive to service_role;
 comment on table monitor.anomaly_detections_archive is 'An anomaly that was reviewed or has expired, moved here by retention. Same columns as monitor.anomaly_detections.';
 comment on column monitor.anomaly_detections_archive.started_at is 'Time of the first sample outside the band.';
-comment on column monitor.anomaly_detections_archive.last_seen_at is 'Time of the newest sample judged while it stood.';
+comment on column monitor.anomaly_detections_archive.last_seen_at is 'Time of the newest sample outside the band.';
 comment on column monitor.anomaly_detections_archive.ended_at is 'Null while it lasts.';
 comment on column monitor.anomaly_detections_archive.ended_reason is 'recovered: back in the band. level_shift: the new level was accepted. no_data: the series stopped.';
 comment on column monitor.anomaly_detections_archive.expected is 'In the metric''s unit (a counter''s rate per second), as lower, upper, observed.';
+comment on column monitor.anomaly_detections_archive.lower is 'Lower edge of the band of what was expected.';
+comment on column monitor.anomaly_detections_archive.upper is 'Upper edge of the band of what was expected.';
 comment on column monitor.anomaly_detections_archive.observed is 'The worst value seen so far.';
 comment on column monitor.anomaly_detections_archive.score is 'How far the worst value is from what was expected, in robust standard deviations.';
 comment on column monitor.anomaly_detections_archive.sample_count is 'Samples outside the band so far.';
@@ -181,6 +187,7 @@ grant select on monitor.evidence_samples to authenticated;
 grant delete, insert, select on monitor.evidence_samples to service_role;
 comment on table monitor.evidence_samples is 'A sample copied because an anomaly or incident shows it; it lives as long as its owner. Nothing else keeps samples beyond their day''s retention.';
 comment on column monitor.evidence_samples.owner_id is 'anomaly_id (archived or not) or incident_id, by owner_kind.';
+comment on column monitor.evidence_samples.value is 'As in metric_time_series.';
 
 create table monitor.incident_alerts (
   incident_id bigint not null,
@@ -292,6 +299,7 @@ comment on table monitor.job_runs is 'One run of a job, seen by three witnesses:
 comment on column monitor.job_runs.trigger is 'cron: has all three witnesses. manual: called by a person, known from its own start and finish only.';
 comment on column monitor.job_runs.scheduled_at is 'The minute the run belongs to; samples carry it.';
 comment on column monitor.job_runs.request_id is 'pg_net''s request, null when none was sent.';
+comment on column monitor.job_runs.http_status is 'Status of the HTTP answer, null while there is none.';
 comment on column monitor.job_runs.http_error is 'What pg_net says when there was no answer at all.';
 comment on column monitor.job_runs.outcome is 'What the function itself said at its end, null while it has not.';
 comment on column monitor.job_runs.result is 'What a finished run did, as it was answered to the caller.';
@@ -590,8 +598,8 @@ begin
     end if;
     status := case
       when v_value is null then 'failed'
-      when v_name = 'project_url' and v_value !~ '^https?://[^/[:space:]]+/?$' then 'failed'
-      when v_name = 'cron_secret_key' and v_value !~ '^sb_secret_[[:graph:]]+$' then 'failed'
+      when v_name = 'project_url' and v_value !~ '^https?://[[:alnum:].:-]+/?$' then 'failed'
+      when v_name = 'cron_secret_key' and v_value !~ '^sb_secret_[A-Za-z0-9_-]+$' then 'failed'
       else 'ok' end;
     detail := case
       when v_value is null then 'there is no secret of this name'
@@ -638,12 +646,14 @@ begin
     detail := 'pg_cron does not know it';
     fix := format('select monitor.set_schedule(%L, %L);', v_job.job, v_job.schedule);
     if v_has_cron then
-      for v_run in select active, schedule from cron.job where jobname = v_job.cron_name loop
+      for v_run in select active, schedule, command from cron.job where jobname = v_job.cron_name loop
         if not v_run.active then
           detail := 'switched off in pg_cron';
           fix := format('select cron.alter_job(jobid, active := true) from cron.job where jobname = %L;', v_job.cron_name);
         elsif v_run.schedule <> v_job.schedule then
           detail := format('pg_cron has %s, job_schedules has %s', v_run.schedule, v_job.schedule);
+        elsif v_run.command <> monitor.cron_command(v_job.job, v_job.is_function) then
+          detail := 'pg_cron runs another command';
         else
           status := 'ok';
           detail := 'active, ' || v_job.schedule;
@@ -675,15 +685,28 @@ begin
   end loop;
 
   requirement := 'grants';
-  v_text := concat_ws(', ',
-    case when not has_schema_privilege('service_role', 'monitor', 'usage') then 'service_role may not use the schema' end,
-    case when not has_function_privilege('service_role', 'monitor.start_job(text, uuid, text, timestamptz, timestamptz)', 'execute')
-      then 'service_role may not start jobs' end,
-    case when has_schema_privilege('anon', 'monitor', 'usage') then 'anon may use the schema' end);
-  status := case when v_text = '' then 'ok' else 'failed' end;
-  detail := coalesce(nullif(v_text, ''), 'service_role works here, anon has no access');
-  fix := case when status = 'failed'
-    then 'grant usage on schema monitor to service_role; revoke all on schema monitor from anon, public;' end;
+  select
+    string_agg(broken.detail, ', ' order by broken.detail),
+    string_agg(broken.fix, ' ' order by broken.detail)
+  into v_text, fix
+  from (
+    select 'service_role may not use the schema' as detail, 'grant usage on schema monitor to service_role;' as fix
+    where not has_schema_privilege('service_role', 'monitor', 'usage')
+    union all
+    select 'service_role may not call ' || oid::regprocedure,
+      format('grant execute on function %s to service_role;', oid::regprocedure)
+    from pg_catalog.pg_proc
+    where pronamespace = 'monitor'::regnamespace
+      and (proname in ('start_job', 'finish_job', 'plan_collection', 'record_collection', 'read_detection_page',
+          'record_detections', 'list_retention_steps', 'run_retention_step', 'read_health')
+        or proname in (select collector from monitor.metric_collectors))
+      and not has_function_privilege('service_role', oid, 'execute')
+    union all
+    select 'anon may use the schema', 'revoke all on schema monitor from anon, public;'
+    where has_schema_privilege('anon', 'monitor', 'usage')
+  ) as broken;
+  status := case when v_text is null then 'ok' else 'failed' end;
+  detail := coalesce(v_text, 'service_role works here, anon has no access');
   return next;
 
   requirement := 'days ahead';
@@ -714,38 +737,44 @@ CREATE OR REPLACE FUNCTION monitor.cleanup_evidence(p_now timestamp with time zo
  SET search_path TO ''
 AS $function$
 declare
+  c_budget constant interval := interval '3 seconds';
   v_started_at  timestamptz := clock_timestamp();
   v_anomaly_id  bigint;
   v_copied      integer := 0;
-  v_deleted     integer := 0;
+  v_deleted     integer;
   v_due         integer;
+  v_oldest      timestamptz;
 begin
-  -- The two hours after an end had not happened yet when it was told.
-  if not p_dry_run then
-    for v_anomaly_id in
-      select anomaly_id from monitor.anomaly_detections
-      where ended_at > p_now - interval '3 days' and ended_at <= p_now - interval '2 hours'
-      order by anomaly_id
-    loop
-      v_copied := v_copied + monitor.copy_evidence(v_anomaly_id);
-    end loop;
-  end if;
+  -- The two hours after a start or an end had not happened yet when it was told.
+  for v_anomaly_id in
+    select anomaly_id from monitor.anomaly_detections
+    where coalesce(ended_at, started_at) > p_now - interval '3 days'
+      and coalesce(ended_at, started_at) <= p_now - interval '2 hours'
+    order by anomaly_id
+  loop
+    exit when clock_timestamp() - v_started_at > c_budget;
+    v_copied := v_copied + case when p_dry_run
+      then (select count(*) from monitor.missing_evidence(v_anomaly_id))
+      else monitor.copy_evidence(v_anomaly_id) end;
+  end loop;
 
-  with orphaned as (
-    select owner_kind, owner_id
-    from (select distinct owner_kind, owner_id from monitor.evidence_samples) as owner
-    where case owner_kind
-      when 'incident' then not exists (select from monitor.incidents where incident_id = owner_id)
-      else not exists (select from monitor.anomaly_detections where anomaly_id = owner_id)
-        and not exists (select from monitor.anomaly_detections_archive where anomaly_id = owner_id)
-    end
+  with owner as materialized (
+    select
+      owner_kind, owner_id, count(*) as samples, min(recorded_at) as oldest_at,
+      case owner_kind
+        when 'incident' then not exists (select from monitor.incidents where incident_id = owner_id)
+        else not exists (select from monitor.anomaly_detections where anomaly_id = owner_id)
+          and not exists (select from monitor.anomaly_detections_archive where anomaly_id = owner_id)
+      end as is_gone
+    from monitor.evidence_samples
+    group by owner_kind, owner_id
   )
-  select count(*) into v_due
-  from monitor.evidence_samples join orphaned using (owner_kind, owner_id);
+  select coalesce(sum(samples) filter (where is_gone), 0), min(oldest_at) filter (where not is_gone)
+  into v_due, v_oldest
+  from owner;
 
-  if p_dry_run then
-    v_deleted := v_due;
-  elsif v_due > 0 then
+  v_deleted := v_due;
+  if not p_dry_run and v_due > 0 then
     with due as (
       select evidence.ctid
       from monitor.evidence_samples as evidence
@@ -754,19 +783,23 @@ begin
         else not exists (select from monitor.anomaly_detections where anomaly_id = owner_id)
           and not exists (select from monitor.anomaly_detections_archive where anomaly_id = owner_id)
       end
+      order by evidence.recorded_at
       limit p_limit
     )
     delete from monitor.evidence_samples as evidence using due where evidence.ctid = due.ctid;
     get diagnostics v_deleted = row_count;
+    if v_deleted < v_due then
+      select min(recorded_at) into v_oldest from monitor.evidence_samples;
+    end if;
   end if;
 
   return monitor.retention_result(
     'evidence_samples', jsonb_build_object('deleted', v_deleted, 'copied', v_copied), '{}', 0,
-    (select min(recorded_at) from monitor.evidence_samples), not p_dry_run and v_due > v_deleted, v_started_at);
+    v_oldest, not p_dry_run and v_deleted > 0 and v_due > v_deleted, v_started_at);
 end;
 $function$;
 grant execute on function monitor.cleanup_evidence(timestamp with time zone,boolean,integer) to service_role;
-comment on function monitor.cleanup_evidence(timestamp with time zone,boolean,integer) is 'Completes the evidence of anomalies that ended lately and deletes evidence whose owner is gone, at most p_limit samples. Returns as monitor.retention_result.';
+comment on function monitor.cleanup_evidence(timestamp with time zone,boolean,integer) is 'Completes the evidence of anomalies that began or ended lately and deletes evidence whose owner is gone, at most p_limit samples, oldest first. Returns as monitor.retention_result.';
 
 CREATE OR REPLACE FUNCTION monitor.cleanup_old_alerts(retention_days integer DEFAULT 90, p_now timestamp with time zone DEFAULT now(), p_dry_run boolean DEFAULT false, p_limit integer DEFAULT 5000)
  RETURNS jsonb
@@ -793,7 +826,7 @@ begin
   )
   select
     count(*) filter (where not is_held), count(*) filter (where is_held),
-    (array_agg(alert_id order by resolved_at, alert_id) filter (where not is_held))[1:p_limit]
+    (array_agg(alert_id order by resolved_at, alert_id) filter (where not is_held))[1:case when p_dry_run then 2147483647 else p_limit end]
   into v_free, v_held, v_candidates
   from due;
 
@@ -855,7 +888,8 @@ begin
       coalesce(anomaly.reviewed_at, anomaly.started_at) as age
     from monitor.anomaly_detections as anomaly
     where case when anomaly.review_state in ('resolved', 'false_positive', 'expected')
-      then anomaly.reviewed_at < v_review_cutoff
+      -- One that still lasts stays, or the detector's next word would open it anew.
+      then anomaly.reviewed_at < v_review_cutoff and (anomaly.ended_at is not null or anomaly.last_seen_at < v_cutoff)
       else greatest(anomaly.last_seen_at, anomaly.ended_at, anomaly.reviewed_at) < v_cutoff
     end
   )
@@ -863,7 +897,7 @@ begin
     count(*), count(*) filter (where held_by_incident), count(*) filter (where held_by_alert and not held_by_incident),
     count(*) filter (where not held_by_alert and not held_by_incident and is_reviewed),
     count(*) filter (where not held_by_alert and not held_by_incident and not is_reviewed),
-    (array_agg(anomaly_id order by age, anomaly_id) filter (where not held_by_alert and not held_by_incident))[1:p_limit]
+    (array_agg(anomaly_id order by age, anomaly_id) filter (where not held_by_alert and not held_by_incident))[1:case when p_dry_run then 2147483647 else p_limit end]
   into v_due, v_by_incident, v_by_alert, v_archived, v_expired, v_candidates
   from due;
   v_free := v_archived + v_expired;
@@ -885,8 +919,9 @@ begin
         upper, observed, score, severity, explanation, sample_count, group_id, review_state, reviewed_at, reviewed_by, run_id
       )
       select
-        anomaly_id, series_id, detector_version, started_at, last_seen_at, ended_at, ended_reason, expected, lower,
-        upper, observed, score, severity, explanation, sample_count, group_id,
+        anomaly_id, series_id, detector_version, started_at, last_seen_at,
+        coalesce(ended_at, last_seen_at), coalesce(ended_reason, 'no_data'), -- seen no more for retention_days
+        expected, lower, upper, observed, score, severity, explanation, sample_count, group_id,
         case when review_state in ('open', 'acknowledged') then 'expired' else review_state end,
         case when review_state in ('open', 'acknowledged') then p_now else reviewed_at end,
         case when review_state in ('open', 'acknowledged') then 'retention policy' else reviewed_by end,
@@ -912,7 +947,7 @@ begin
 end;
 $function$;
 grant execute on function monitor.cleanup_old_anomalies(integer,timestamp with time zone,boolean,integer) to service_role;
-comment on function monitor.cleanup_old_anomalies(integer,timestamp with time zone,boolean,integer) is 'Moves to the archive: anomalies resolved (also as false positive or expected) more than 7 days ago, and unresolved ones untouched for retention_days, which are closed as expired. One that an open alert or incident refers to is held. At most p_limit a call, oldest first. Returns as monitor.retention_result.';
+comment on function monitor.cleanup_old_anomalies(integer,timestamp with time zone,boolean,integer) is 'Moves to the archive: anomalies resolved (also as false positive or expected) more than 7 days ago, and unresolved ones untouched for retention_days, which are closed as expired. One that still lasts stays; one that an open alert or incident refers to is held. At most p_limit a call, oldest first. Returns as monitor.retention_result.';
 
 CREATE OR REPLACE FUNCTION monitor.cleanup_old_incidents(retention_days integer DEFAULT 90, p_now timestamp with time zone DEFAULT now(), p_dry_run boolean DEFAULT false, p_limit integer DEFAULT 500)
  RETURNS jsonb
@@ -927,7 +962,7 @@ declare
   v_deleted     integer;
   v_oldest      timestamptz;
 begin
-  select count(*), (array_agg(incident_id order by resolved_at, incident_id))[1:p_limit]
+  select count(*), (array_agg(incident_id order by resolved_at, incident_id))[1:case when p_dry_run then 2147483647 else p_limit end]
   into v_due, v_candidates
   from monitor.incidents
   where resolved_at < v_cutoff;
@@ -1020,7 +1055,9 @@ declare
   v_started_at  timestamptz := clock_timestamp();
   v_cutoff      timestamptz := monitor.retention_cutoff(retention_days, p_now);
   v_due         integer;
+  v_held        integer;
   v_deleted     integer;
+  v_ids         bigint[];
   v_oldest      timestamptz;
 begin
   -- One static statement an entity: nothing here is put together from strings.
@@ -1046,11 +1083,27 @@ begin
         order by changed_at limit p_limit for update skip locked);
     end if;
   elsif p_entity = 'anomaly_detections_archive' then
-    select count(*) into v_due from monitor.anomaly_detections_archive where reviewed_at < v_cutoff;
+    with due as (
+      select archived.anomaly_id, archived.reviewed_at, exists (
+        select from monitor.incident_anomalies as link
+        join monitor.incidents as incident using (incident_id)
+        where link.anomaly_id = archived.anomaly_id and incident.resolved_at is null
+      ) or exists (
+        select from monitor.system_alerts as alert
+        where alert.anomaly_id = archived.anomaly_id and alert.resolved_at is null
+      ) as is_held
+      from monitor.anomaly_detections_archive as archived
+      where archived.reviewed_at < v_cutoff
+    )
+    select
+      count(*) filter (where not is_held), count(*) filter (where is_held),
+      array_agg(anomaly_id order by reviewed_at, anomaly_id) filter (where not is_held)
+    into v_due, v_held, v_ids
+    from due;
     if not p_dry_run then
       delete from monitor.anomaly_detections_archive where anomaly_id in (
-        select anomaly_id from monitor.anomaly_detections_archive where reviewed_at < v_cutoff
-        order by reviewed_at limit p_limit for update skip locked);
+        select anomaly_id from monitor.anomaly_detections_archive where anomaly_id = any (v_ids)
+        order by reviewed_at, anomaly_id limit p_limit for update skip locked);
     end if;
   elsif p_entity = 'sample_days' then
     select count(*) into v_due from monitor.sample_days where state = 'dropped' and state_since < v_cutoff;
@@ -1060,19 +1113,17 @@ begin
         order by day limit p_limit for update skip locked);
     end if;
   elsif p_entity = 'metric_series' then
-    select count(*) into v_due from monitor.metric_series as series
+    select count(*), array_agg(series.series_id order by series.series_id) into v_due, v_ids
+    from monitor.metric_series as series
     where coalesce(last_sample_at, created_at) < v_cutoff
+      and not exists (select from monitor.metric_time_series where series_id = series.series_id)
       and not exists (select from monitor.anomaly_detections where series_id = series.series_id)
       and not exists (select from monitor.anomaly_detections_archive where series_id = series.series_id)
       and not exists (select from monitor.evidence_samples where series_id = series.series_id);
     if not p_dry_run then
       delete from monitor.metric_series where series_id in (
-        select series.series_id from monitor.metric_series as series
-        where coalesce(last_sample_at, created_at) < v_cutoff
-          and not exists (select from monitor.anomaly_detections where series_id = series.series_id)
-          and not exists (select from monitor.anomaly_detections_archive where series_id = series.series_id)
-          and not exists (select from monitor.evidence_samples where series_id = series.series_id)
-        order by series.series_id limit p_limit for update skip locked);
+        select series_id from monitor.metric_series where series_id = any (v_ids)
+        order by series_id limit p_limit for update skip locked);
     end if;
   elsif p_entity = 'cron.job_run_details' then
     if to_regclass('cron.job_run_details') is null then
@@ -1101,13 +1152,18 @@ begin
     when 'retention_runs' then (select min(started_at) from monitor.retention_runs where not p_dry_run or started_at >= v_cutoff)
     when 'audit_log' then (select min(changed_at) from monitor.audit_log where not p_dry_run or changed_at >= v_cutoff)
     when 'anomaly_detections_archive' then
-      (select min(reviewed_at) from monitor.anomaly_detections_archive where not p_dry_run or reviewed_at >= v_cutoff)
-    when 'sample_days' then (select min(day)::timestamp at time zone 'UTC' from monitor.sample_days)
-    when 'metric_series' then (select min(created_at) from monitor.metric_series)
+      (select min(reviewed_at) from monitor.anomaly_detections_archive
+        where not p_dry_run or anomaly_id <> all (coalesce(v_ids, '{}')))
+    when 'sample_days' then
+      (select min(day)::timestamp at time zone 'UTC' from monitor.sample_days
+        where not p_dry_run or state <> 'dropped' or state_since >= v_cutoff)
+    when 'metric_series' then
+      (select min(created_at) from monitor.metric_series where not p_dry_run or series_id <> all (coalesce(v_ids, '{}')))
     else v_oldest
   end;
   return monitor.retention_result(
-    p_entity, jsonb_build_object('deleted', v_deleted), '{}',
+    p_entity, jsonb_build_object('deleted', v_deleted),
+    case when v_held is null then '{}' else jsonb_build_object('held', v_held) end,
     -- Fewer than there was room for: the others were locked.
     case when p_dry_run then 0 else greatest(least(v_due, p_limit) - v_deleted, 0) end,
     v_oldest, not p_dry_run and v_deleted > 0 and v_due > v_deleted, v_started_at);
@@ -1354,23 +1410,15 @@ declare
   v_copied  integer;
 begin
   insert into monitor.evidence_samples (owner_kind, owner_id, series_id, recorded_at, value)
-  select 'anomaly', anomaly.anomaly_id, sample.series_id, sample.recorded_at, sample.value
-  from monitor.anomaly_detections as anomaly
-  join monitor.metric_time_series as sample
-    on sample.series_id = anomaly.series_id
-    and sample.recorded_at >= anomaly.started_at - interval '2 hours'
-    and sample.recorded_at <= coalesce(anomaly.ended_at, anomaly.last_seen_at) + interval '2 hours'
-    -- A long anomaly is shown by its two ends; its middle would be a copy of the table.
-    and (sample.recorded_at <= anomaly.started_at + interval '2 hours'
-      or sample.recorded_at >= coalesce(anomaly.ended_at, anomaly.last_seen_at) - interval '2 hours')
-  where anomaly.anomaly_id = p_anomaly_id
+  select owner_kind, owner_id, series_id, recorded_at, value
+  from monitor.missing_evidence(p_anomaly_id)
   on conflict do nothing;
   get diagnostics v_copied = row_count;
   return v_copied;
 end;
 $function$;
 grant execute on function monitor.copy_evidence(bigint) to service_role;
-comment on function monitor.copy_evidence(bigint) is 'Copies the samples within 2 hours of an anomaly''s start and of its end (so far) to evidence_samples; what is there already stays. Returns how many were copied.';
+comment on function monitor.copy_evidence(bigint) is 'Copies what monitor.missing_evidence finds to evidence_samples. Returns how many samples that were.';
 
 CREATE OR REPLACE FUNCTION monitor.counter_increase(p_metric text, p_current double precision, p_at timestamp with time zone)
  RETURNS double precision
@@ -1393,6 +1441,18 @@ AS $function$
 $function$;
 comment on function monitor.counter_increase(text,double precision,timestamp with time zone) is 'How much an unlabelled counter grew since its previous sample before p_at; null when there is none within a day.';
 
+CREATE OR REPLACE FUNCTION monitor.cron_command(p_job text, p_is_function boolean)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO ''
+AS $function$
+  select case when p_is_function
+    then format('select monitor.invoke_function(%L)', p_job)
+    else format('select monitor.%I()', replace(p_job, '-', '_')) end;
+$function$;
+comment on function monitor.cron_command(text,boolean) is 'What pg_cron runs for a job.';
+
 CREATE OR REPLACE FUNCTION monitor.cron_field_values(p_field text, p_min integer, p_max integer)
  RETURNS integer[]
  LANGUAGE plpgsql
@@ -1408,15 +1468,14 @@ declare
   v_values  integer[] := '{}';
 begin
   foreach v_part in array string_to_array(p_field, ',') loop
-    v_parsed := regexp_match(v_part, '^(?:\*|(\d{1,2})(?:-(\d{1,2}))?)(?:/(\d{1,2}))?$');
-    if v_parsed is null then
+    v_parsed := regexp_match(v_part, '^(?:\*|([0-9]{1,2})(?:-([0-9]{1,2}))?)(?:/([0-9]{1,2}))?$');
+    -- pg_cron takes a step after * and after a range only: "5/10" is nothing to it.
+    if v_parsed is null or (v_parsed[1] is not null and v_parsed[2] is null and v_parsed[3] is not null) then
       return null;
     end if;
     v_from := coalesce(v_parsed[1]::integer, p_min);
     v_step := coalesce(v_parsed[3]::integer, 1);
-    -- "5" is 5 alone, "5/10" is 5 to the end by tens, as in cron.
-    v_to := coalesce(v_parsed[2]::integer,
-      case when v_parsed[1] is null or v_parsed[3] is not null then p_max else v_from end);
+    v_to := coalesce(v_parsed[2]::integer, case when v_parsed[1] is null then p_max else v_from end);
     if v_from < p_min or v_to > p_max or v_from > v_to or v_step < 1 then
       return null;
     end if;
@@ -1426,7 +1485,7 @@ begin
 end;
 $function$;
 grant execute on function monitor.cron_field_values(text,integer,integer) to service_role;
-comment on function monitor.cron_field_values(text,integer,integer) is 'The numbers that one field of a cron expression stands for (*, n, a-b, lists, /step), null when it is malformed.';
+comment on function monitor.cron_field_values(text,integer,integer) is 'The numbers that one field of a cron expression stands for (*, n, a-b, */step, a-b/step, lists), null when it is malformed.';
 
 CREATE OR REPLACE FUNCTION monitor.cron_ticks(p_schedule text, p_after timestamp with time zone, p_until timestamp with time zone)
  RETURNS SETOF timestamp with time zone
@@ -1589,14 +1648,16 @@ begin
   set lease_run_id = case when lease_run_id = p_run_id then null else lease_run_id end,
       lease_until = case when lease_run_id = p_run_id then null else lease_until end,
       last_succeeded_at = case
-        when p_outcome = 'succeeded' then greatest(last_succeeded_at, p_now) else last_succeeded_at end
+        when p_outcome = 'succeeded' and (p_result -> 'partial') is distinct from 'true'
+          then greatest(last_succeeded_at, p_now)
+        else last_succeeded_at end
   where job = v_run.job;
 
   return jsonb_build_object('state', v_judged.state);
 end;
 $function$;
 grant execute on function monitor.finish_job(uuid,text,jsonb,text,timestamp with time zone) to service_role;
-comment on function monitor.finish_job(uuid,text,jsonb,text,timestamp with time zone) is 'Ends a started run: the function''s own witness. Gives the lease back unless another run has taken it since. Returns {state}. Errors: 22023 for a run that is not running or another outcome than succeeded or failed.';
+comment on function monitor.finish_job(uuid,text,jsonb,text,timestamp with time zone) is 'Ends a started run: the function''s own witness. Gives the lease back unless another run has taken it since. A result with {"partial": true} is a run of part of the job, which does not make the job fresh. Returns {state}. Errors: 22023 for a run that is not running or another outcome than succeeded or failed.';
 
 CREATE OR REPLACE FUNCTION monitor.invoke_function(p_job text, p_now timestamp with time zone DEFAULT now())
  RETURNS uuid
@@ -1642,9 +1703,9 @@ begin
     select decrypted_secret into v_key from vault.decrypted_secrets where name = 'cron_secret_key';
     v_reason := case
       when v_url is null then 'Vault has no secret named project_url'
-      when v_url !~ '^https?://[^/[:space:]]+/?$' then 'the Vault secret project_url is no URL of the form https://host'
+      when v_url !~ '^https?://[[:alnum:].:-]+/?$' then 'the Vault secret project_url is no URL of the form https://host'
       when v_key is null then 'Vault has no secret named cron_secret_key'
-      when v_key !~ '^sb_secret_[[:graph:]]+$' then 'the Vault secret cron_secret_key is no key of the form sb_secret_…'
+      when v_key !~ '^sb_secret_[A-Za-z0-9_-]+$' then 'the Vault secret cron_secret_key is no key of the form sb_secret_…'
     end;
     if v_reason is null then
       v_request_id := net.http_post(
@@ -1800,6 +1861,10 @@ begin
       using errcode = 'invalid_parameter_value',
             hint    = 'For one metric: [{"name":"__name__","op":"=","value":"cache_hit_rate"}].';
   end if;
+  -- Each pattern by itself: "a)|(b" becomes one, of another meaning, only between the anchors below.
+  perform '' ~ (matcher ->> 'value')
+  from jsonb_array_elements(p_matchers) as matcher
+  where matcher ->> 'op' in ('=~', '!~');
   if p_limit is null or p_limit not between 1 and 1000 then
     raise exception 'p_limit must be from 1 to 1000, got %', p_limit
       using errcode = 'invalid_parameter_value', hint = 'Read further pages with p_after_series_id.';
@@ -1838,6 +1903,31 @@ grant execute on function monitor.match_series(jsonb,integer,integer) to authent
 grant execute on function monitor.match_series(jsonb,integer,integer) to service_role;
 comment on function monitor.match_series(jsonb,integer,integer) is 'Series that satisfy every matcher [{name, op, value}] (op as in Prometheus: =, !=, =~, !~, patterns anchored; the metric is the label __name__), by ascending series_id after p_after_series_id, at most p_limit (1-1000). Errors: 22023 for malformed arguments, 2201B for a pattern that is none.';
 
+CREATE OR REPLACE FUNCTION monitor.missing_evidence(p_anomaly_id bigint)
+ RETURNS SETOF monitor.evidence_samples
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  select 'anomaly', anomaly.anomaly_id, sample.series_id, sample.recorded_at, sample.value
+  from monitor.anomaly_detections as anomaly
+  join monitor.metric_time_series as sample
+    on sample.series_id = anomaly.series_id
+    and sample.recorded_at >= anomaly.started_at - interval '2 hours'
+    and sample.recorded_at <= coalesce(anomaly.ended_at, anomaly.last_seen_at) + interval '2 hours'
+    -- A long anomaly is shown by its two ends; its middle would be a copy of the table.
+    and (sample.recorded_at <= anomaly.started_at + interval '2 hours'
+      or sample.recorded_at >= coalesce(anomaly.ended_at, anomaly.last_seen_at) - interval '2 hours')
+  where anomaly.anomaly_id = p_anomaly_id
+    and not exists (
+      select from monitor.evidence_samples as known
+      where known.owner_kind = 'anomaly' and known.owner_id = anomaly.anomaly_id
+        and known.series_id = sample.series_id and known.recorded_at = sample.recorded_at
+    );
+$function$;
+grant execute on function monitor.missing_evidence(bigint) to service_role;
+comment on function monitor.missing_evidence(bigint) is 'The samples within 2 hours of an anomaly''s start and of its end (so far) that are not among its evidence yet.';
+
 CREATE OR REPLACE FUNCTION monitor.plan_collection(p_scheduled_at timestamp with time zone)
  RETURNS jsonb
  LANGUAGE sql
@@ -1852,6 +1942,10 @@ AS $function$
         when not known.is_enabled then 'disabled'
         when to_regprocedure(format('monitor.%I(timestamptz)', known.collector)) is null then 'function is missing'
         when missing.relation is not null then missing.relation || ' does not exist'
+        when known.last_run_at = p_scheduled_at then null -- the same minute again asks the same collectors
+        -- Later than its interval allows: a clock stood wrong, and would keep it from ever being due.
+        when known.next_due_at > p_scheduled_at + make_interval(secs => known.interval_seconds * known.backoff_factor)
+          then null
         when known.next_due_at > p_scheduled_at and known.backoff_factor > 1
           then 'over budget, due again at ' || to_char(known.next_due_at at time zone 'UTC', 'HH24:MI "UTC"')
         when known.next_due_at > p_scheduled_at then 'not due'
@@ -1859,7 +1953,7 @@ AS $function$
     from monitor.metric_collectors as known
     left join lateral (
       select relation from unnest(known.required_relations) as relation
-      where to_regclass(relation) is null
+      where not monitor.relation_exists(relation)
       limit 1
     ) as missing on true
   )
@@ -1885,9 +1979,10 @@ declare
   v_result  jsonb;
 begin
   if p_step is null or p_step < interval '1 second' or p_from is null or p_until is null
+     or extract(year from p_step) <> 0 or extract(month from p_step) <> 0 -- they differ in length
      or extract(epoch from p_until - p_from) / extract(epoch from p_step) > 11000 then
-    raise exception 'p_step must be at least 1 second and cut the range into at most 11,000 buckets'
-      using errcode = 'invalid_parameter_value', hint = 'Use a larger step or a shorter range.';
+    raise exception 'p_step must be at least 1 second, without months, and cut the range into at most 11,000 buckets'
+      using errcode = 'invalid_parameter_value', hint = 'Use a larger step or a shorter range, and days for months.';
   end if;
 
   with page as materialized (
@@ -1931,7 +2026,7 @@ end;
 $function$;
 grant execute on function monitor.read_buckets(jsonb,timestamp with time zone,timestamp with time zone,interval,integer,integer) to authenticated;
 grant execute on function monitor.read_buckets(jsonb,timestamp with time zone,timestamp with time zone,interval,integer,integer) to service_role;
-comment on function monitor.read_buckets(jsonb,timestamp with time zone,timestamp with time zone,interval,integer,integer) is 'As read_samples, gathered in buckets of p_step that start at whole multiples of it since 1970 UTC: times (start, epoch ms), counts, sums, mins, maxs, firsts, lasts, one entry a bucket that has samples. Errors: 22023 for a step under a second or more than 11,000 buckets, else as match_series.';
+comment on function monitor.read_buckets(jsonb,timestamp with time zone,timestamp with time zone,interval,integer,integer) is 'As read_samples, gathered in buckets of p_step that start at whole multiples of it since 1970 UTC: times (start, epoch ms), counts, sums, mins, maxs, firsts, lasts, one entry a bucket that has samples. Errors: 22023 for a step under a second or of months, or more than 11,000 buckets, else as match_series.';
 
 CREATE OR REPLACE FUNCTION monitor.read_detection_page(p_after_series_id integer DEFAULT 0, p_limit integer DEFAULT 100, p_now timestamp with time zone DEFAULT now())
  RETURNS jsonb
@@ -2204,6 +2299,8 @@ declare
   v_started     timestamptz;
   v_seen        timestamptz;
   v_ended       timestamptz;
+  v_score       double precision;
+  v_is_worse    boolean;
   v_opened      integer := 0;
   v_extended    integer := 0;
   v_closed      integer := 0;
@@ -2239,19 +2336,26 @@ begin
       v_seen := to_timestamp((v_event ->> 'last_seen_at')::double precision / 1000);
       v_ended := to_timestamp((v_event ->> 'ended_at')::double precision / 1000);
 
-      -- Whatever the event is called, the open row of the series is continued when there is one.
+      v_score := (v_event ->> 'score')::double precision;
+
+      -- Whatever the event is called, the open row of the series is continued when there is one. A detector that lost
+      -- its memory counts from the start again, so the row keeps the worst that was ever seen.
+      select v_score >= score into v_is_worse
+      from monitor.anomaly_detections
+      where series_id = v_series_id and ended_at is null;
+
       update monitor.anomaly_detections as anomaly
       set last_seen_at = greatest(anomaly.last_seen_at, v_seen),
           ended_at = v_ended,
           ended_reason = v_event ->> 'ended_reason',
-          expected = (v_event ->> 'expected')::double precision,
-          lower = (v_event ->> 'lower')::double precision,
-          upper = (v_event ->> 'upper')::double precision,
-          observed = (v_event ->> 'observed')::double precision,
-          score = (v_event ->> 'score')::double precision,
-          severity = v_event ->> 'severity',
+          expected = case when v_is_worse then (v_event ->> 'expected')::double precision else anomaly.expected end,
+          lower = case when v_is_worse then (v_event ->> 'lower')::double precision else anomaly.lower end,
+          upper = case when v_is_worse then (v_event ->> 'upper')::double precision else anomaly.upper end,
+          observed = case when v_is_worse then (v_event ->> 'observed')::double precision else anomaly.observed end,
+          severity = case when v_is_worse then v_event ->> 'severity' else anomaly.severity end,
+          score = greatest(anomaly.score, v_score),
           explanation = v_event ->> 'explanation',
-          sample_count = (v_event ->> 'sample_count')::integer,
+          sample_count = greatest(anomaly.sample_count, (v_event ->> 'sample_count')::integer),
           detector_version = v_update ->> 'state_version',
           run_id = p_run_id
       where anomaly.series_id = v_series_id and anomaly.ended_at is null
@@ -2312,6 +2416,7 @@ begin
   -- Each entry is judged on its own: a bad one is named and the others are stored.
   with judged as (
     select
+      position,
       entry -> 'metric' as metric,
       coalesce(entry -> 'labels', '{}') as labels,
       entry -> 'value' as value,
@@ -2323,13 +2428,13 @@ begin
         when abs((entry ->> 'value')::numeric) > 1.7976931348623157e308 then 'value is beyond double precision'
         when (entry ->> 'value')::numeric <> 0 and abs((entry ->> 'value')::numeric) < 1e-307 then 'value is beyond double precision'
       end as reason
-    from jsonb_array_elements(p_samples) as entry
+    from jsonb_array_elements(p_samples) with ordinality as item (entry, position)
     left join monitor.metric_definitions as definition on definition.metric = entry ->> 'metric'
   )
   select
-    coalesce(jsonb_agg(jsonb_build_object('metric', metric, 'labels', labels, 'reason', reason))
+    coalesce(jsonb_agg(jsonb_build_object('metric', metric, 'labels', labels, 'reason', reason) order by position)
       filter (where reason is not null), '[]'),
-    coalesce(jsonb_agg(jsonb_build_object('metric', metric, 'labels', labels, 'value', value))
+    coalesce(jsonb_agg(jsonb_build_object('metric', metric, 'labels', labels, 'value', value) order by position)
       filter (where reason is null), '[]'),
     count(*) filter (where reason is null)
   into v_rejected, v_entries, v_good
@@ -2347,10 +2452,11 @@ begin
   with stored as (
     insert into monitor.metric_time_series (recorded_at, value, series_id)
     select v_recorded_at, (entry ->> 'value')::double precision, series.series_id
-    from jsonb_array_elements(v_entries) as entry
+    from jsonb_array_elements(v_entries) with ordinality as item (entry, position)
     join monitor.metric_series as series
       on series.metric = entry ->> 'metric' and series.labels_hash = md5((entry -> 'labels')::text)::uuid
-    order by series.series_id -- one order for all writers, so that two of them cannot deadlock
+    -- One order for all writers, so that two of them cannot deadlock; of one series the first entry wins.
+    order by series.series_id, position
     on conflict do nothing
     returning series_id
   ), ordered as (
@@ -2405,6 +2511,20 @@ begin
 end;
 $function$;
 comment on function monitor.register_collector(text,text,integer,integer,text[]) is 'Registers monitor.<p_collector>(timestamptz) or changes its settings, sets its time-out and lets only service_role call it. For the owner of the schema. Errors: 22023 when there is no such read-only function, 23514 for a setting out of range.';
+
+CREATE OR REPLACE FUNCTION monitor.relation_exists(p_relation text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+AS $function$
+begin
+  return to_regclass(p_relation) is not null;
+exception when others then
+  return false; -- no name at all, or in a closed schema: one wrong row must not stop every collector
+end;
+$function$;
+comment on function monitor.relation_exists(text) is 'Whether there is a relation of this qualified name that the caller can reach. Never raises.';
 
 CREATE OR REPLACE FUNCTION monitor.retention_cutoff(retention_days integer, p_now timestamp with time zone)
  RETURNS timestamp with time zone
@@ -2503,6 +2623,7 @@ CREATE OR REPLACE FUNCTION monitor.run_retention_step(p_entity text, p_run_id uu
  RETURNS jsonb
  LANGUAGE plpgsql
  SET search_path TO ''
+ SET lock_timeout TO '500ms'
 AS $function$
 declare
   v_started_at  timestamptz := clock_timestamp();
@@ -2590,9 +2711,7 @@ begin
       using errcode = 'invalid_parameter_value', hint = 'Jobs are the rows of monitor.job_schedules.';
   end if;
 
-  perform cron.schedule(v_cron_name, p_schedule, case when v_is_function
-    then format('select monitor.invoke_function(%L)', p_job)
-    else format('select monitor.%I()', replace(p_job, '-', '_')) end);
+  perform cron.schedule(v_cron_name, p_schedule, monitor.cron_command(p_job, v_is_function));
 end;
 $function$;
 grant execute on function monitor.set_schedule(text,text,timestamp with time zone) to authenticated;
@@ -2677,8 +2796,7 @@ declare
   c_grace    constant interval := interval '2 minutes';
   c_lookback constant interval := interval '45 days';
   v_schedule   record;
-  v_first      timestamptz;
-  v_count      integer;
+  v_gap        record;
   v_reason     text;
   v_answered   integer := 0;
   v_judged     integer := 0;
@@ -2717,42 +2835,45 @@ begin
   for v_schedule in
     select job, cron_name, schedule, watched_until from monitor.job_schedules where is_function order by job
   loop
-    select min(tick), count(*) into v_first, v_count
-    from monitor.cron_ticks(
-      v_schedule.schedule, greatest(v_schedule.watched_until, p_now - c_lookback), p_now - c_grace) as tick
-    where not exists (
-      select from monitor.job_runs as run
-      where run.job = v_schedule.job and run.trigger = 'cron' and run.scheduled_at = tick);
+    for v_gap in
+      select min(missing.tick) as first, count(*) as ticks, missing.run_id, missing.state
+      from (
+        select tick, before.run_id, before.state
+        from monitor.cron_ticks(
+          v_schedule.schedule, greatest(v_schedule.watched_until, p_now - c_lookback), p_now - c_grace) as tick
+        left join lateral (
+          select run.run_id, run.state, run.scheduled_at
+          from monitor.job_runs as run
+          where run.job = v_schedule.job and run.trigger = 'cron' and run.scheduled_at <= tick
+          order by run.scheduled_at desc
+          limit 1
+        ) as before on true
+        where before.scheduled_at is distinct from tick
+      ) as missing
+      group by missing.run_id, missing.state
+      order by first
+    loop
+      v_missed := v_missed + v_gap.ticks;
+      -- A gap is one row however long it gets: what is missing right after a missed run extends it.
+      if v_gap.state = 'missed' then
+        update monitor.job_runs set missed_count = missed_count + v_gap.ticks where run_id = v_gap.run_id;
+        continue;
+      end if;
 
-    if v_count > 0 then
       begin
         select 'pg_cron: ' || left(detail.return_message, 200) into v_reason
         from cron.job_run_details as detail
         join cron.job using (jobid)
         where job.jobname = v_schedule.cron_name and detail.status = 'failed'
-          and detail.start_time >= v_first and detail.start_time < v_first + c_grace
+          and detail.start_time >= v_gap.first and detail.start_time < v_gap.first + c_grace
         order by detail.start_time
         limit 1;
       exception when invalid_schema_name or undefined_table or insufficient_privilege then
         v_reason := null;
       end;
-      v_reason := coalesce(v_reason, 'pg_cron did not fire');
-
-      -- A gap is one row however long it gets: it is extended while nothing has run since.
-      update monitor.job_runs as gap
-      set missed_count = gap.missed_count + v_count
-      where gap.run_id = (
-        select run.run_id from monitor.job_runs as run
-        where run.job = v_schedule.job and run.trigger = 'cron'
-        order by run.scheduled_at desc
-        limit 1
-      ) and gap.state = 'missed';
-      if not found then
-        insert into monitor.job_runs (job, trigger, scheduled_at, state, reason, missed_count, is_settled)
-        values (v_schedule.job, 'cron', v_first, 'missed', v_reason, v_count, true);
-      end if;
-      v_missed := v_missed + v_count;
-    end if;
+      insert into monitor.job_runs (job, trigger, scheduled_at, state, reason, missed_count, is_settled)
+      values (v_schedule.job, 'cron', v_gap.first, 'missed', coalesce(v_reason, 'pg_cron did not fire'), v_gap.ticks, true);
+    end loop;
 
     update monitor.job_schedules
     set watched_until = greatest(watched_until, p_now - c_grace)
