@@ -3,6 +3,8 @@ import { defineConfig } from "vitest/config";
 /** Projects by what they need: nothing, a database, the whole stack. `npx vitest run --project unit` runs one. */
 export default defineConfig({
   test: {
+    // On two cores vitest would leave one to itself; these tests wait for a database more than they compute.
+    maxWorkers: 2,
     reporters: ["default", "./tests/summary-reporter.ts"],
     projects: [
       {

@@ -321,13 +321,19 @@ describe("monitor.cleanup_evidence()", () => {
     expect(await evidence(query)).toMatchObject({ outcome: "nothing" });
   });
 
-  it("keeps it while its owner is in the archive", async ({ query }) => {
+  it("keeps it while its owner is in the archive, also when other evidence goes", async ({ query }) => {
     await openDays(query, NOON - 40 * DAY);
     const series = await addAnySeries(query, [[NOON - 40 * DAY, 1]]);
     const anomaly = await addAnomaly(query, series, { started_at: iso(NOON - 40 * DAY) });
     await rpc(query, "copy_evidence", { p_anomaly_id: anomaly });
     await cleanUp(query, "cleanup_old_anomalies");
     expect(await evidence(query)).toMatchObject({ outcome: "nothing" });
+    await query(
+      "insert into monitor.evidence_samples (owner_kind, owner_id, series_id, recorded_at, value) values ('anomaly', -1, $1, $2, 1)",
+      [series, iso(NOON)],
+    );
+    expect(await evidence(query)).toMatchObject({ outcome: "done", counts: { deleted: 1 } });
+    expect(await readTimes(query)).toEqual([NOON - 40 * DAY]);
     await query("delete from monitor.anomaly_detections_archive");
     expect(await evidence(query)).toMatchObject({ outcome: "done", counts: { deleted: 1 } });
   });

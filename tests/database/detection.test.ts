@@ -1,3 +1,4 @@
+import fc from "fast-check";
 import { describe, expect } from "vitest";
 import { it, type Query, queryOf, rpc } from "./database.ts";
 import {
@@ -144,6 +145,23 @@ describe("monitor.read_detection_page()", () => {
       last_sample_at: NOON + 6 * MINUTE,
       times: [7, 8, 9].map((n) => NOON + n * MINUTE),
     });
+  });
+
+  it("never gives a sample twice, at whatever millisecond it was judged", async ({ query }) => {
+    const metric = await addMetric(query);
+    let last = Date.UTC(2026, 0, 1);
+    await fc.assert(
+      fc.asyncProperty(fc.integer({ min: 1, max: 20 * DAY }), async (step) => {
+        const at = last + step;
+        await openDays(query, at, 2);
+        const series = await addSeries(query, metric, [[at, 1], [at + 1, 2]], { at: String(at) });
+        await recordAll(query, [update(series, null, at)]);
+        const page = await readPage(query, { p_after_series_id: series - 1 }, at + HOUR);
+        expect(page.series).toMatchObject([{ last_sample_at: at, times: [at + 1] }]);
+        last = at;
+      }),
+      { numRuns: 30 },
+    );
   });
 
   it("leaves out series without anything new, and those whose metric is not watched", async ({ query }) => {

@@ -277,6 +277,31 @@ describe("monitor.record_samples()", () => {
     );
   });
 
+  it.for([
+    `"`,
+    `'`,
+    "\\",
+    "\n",
+    "\r\n",
+    "\t",
+    "🦔",
+    "e\u0301",
+    "{}",
+    "null",
+    "'; drop table x; --",
+    " ",
+  ])(
+    "stores the label value %j as it is",
+    async (text, { query }) => {
+      await openDays(query);
+      const metric = await addMetric(query);
+      expect(await record(query, [{ metric, labels: { text }, value: 1 }])).toMatchObject({
+        inserted: 1,
+      });
+      expect(await readStored(query, metric)).toEqual([{ labels: { text }, at: NOON, value: 1 }]);
+    },
+  );
+
   it("stores labels larger than an index entry may be", async ({ query }) => {
     await openDays(query);
     const metric = await addMetric(query);

@@ -361,9 +361,18 @@ describe("monitor.collect_job_runs()", () => {
     },
   );
 
-  it("does not take a run that was not let in for one that took no time", async ({ query }) => {
+  it("passes over a run that was not let in, which took no time", async ({ query }) => {
+    const at = NOON - MINUTE;
+    await addRun(query, {
+      scheduled_at: iso(at),
+      started_at: iso(at),
+      finished_at: iso(at + 7 * SECOND),
+      outcome: "succeeded",
+    });
     await addRun(query, { finished_at: iso(NOON), outcome: "skipped", state: "skipped" });
-    expect(await collect(query, "collect_job_runs")).toEqual([]);
+    expect(byName(await collect(query, "collect_job_runs"))).toEqual({
+      "pgvigil_job_run_duration_seconds collect-metrics": 7,
+    });
   });
 });
 
@@ -444,12 +453,12 @@ describe("monitor.collect_submissions()", () => {
 
   it.for(
     [
-      ["24 hours ago", NOON - DAY, false],
-      ["a moment less than that", NOON - DAY + 1, true],
-      ["now", NOON, true],
-      ["a moment after now", NOON + 1, false],
+      ["24 hours ago", false, NOON - DAY],
+      ["a moment less than that", true, NOON - DAY + 1],
+      ["now", true, NOON],
+      ["a moment after now", false, NOON + 1],
     ] as const,
-  )("counts a decision of %s: %s", async ([, at, isCounted], { query, asOwner }) => {
+  )("counts a decision of %s: %s", async ([, isCounted, at], { query, asOwner }) => {
     await asOwner(VIEW);
     await add(asOwner, [at - HOUR, at, "rejected"]);
     expect(byName(await collect(query, "collect_submissions"))).toEqual({

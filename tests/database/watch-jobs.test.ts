@@ -179,6 +179,7 @@ describe("monitor.watch_jobs() joins the witnesses", () => {
     const run = await addRun(asOwner, QUEUED);
     await answer(asSuperuser, 7, { status_code: 500 });
     await watch(asOwner, NOON + 2 * SECOND);
+    await asSuperuser("delete from net._http_response");
     await answer(asSuperuser, 7, { status_code: 200, created: iso(NOON + 3 * SECOND) });
     await watch(asOwner, NOON + 4 * SECOND);
     expect(await readRun(asOwner, run)).toMatchObject({ http_status: 500, state: "failed" });
