@@ -341,7 +341,7 @@ comment on column monitor.job_schedules.job is 'Name of the job, and of its edge
 comment on column monitor.job_schedules.cron_name is 'Name of the job in pg_cron (case-sensitive).';
 comment on column monitor.job_schedules.schedule is 'Cron schedule of five fields, in UTC.';
 comment on column monitor.job_schedules.is_function is 'True: an edge function called by HTTP. False: plain SQL.';
-comment on column monitor.job_schedules.timeout_milliseconds is 'How long pg_net waits for the answer. A run that finishes later still counts, as slow.';
+comment on column monitor.job_schedules.timeout_milliseconds is 'How long pg_net waits for the answer; until then it sends no other batch of the project''s requests, so keep it short. A run that finishes later still counts, as slow.';
 comment on column monitor.job_schedules.lease_seconds is 'How long a run keeps others out if it dies without finishing; a call lives at most 150 s.';
 comment on column monitor.job_schedules.stale_after_seconds is 'Without a success for so long, the job''s health is unknown.';
 comment on column monitor.job_schedules.watched_until is 'Up to when the watchdog has looked for missed runs.';
@@ -365,7 +365,7 @@ create table monitor.metric_collectors (
   constraint metric_collectors_collector_shape CHECK ((collector ~ '^collect_[a-z0-9_]{1,50}$'::text)),
   constraint metric_collectors_description_present CHECK ((description <> ''::text)),
   constraint metric_collectors_interval_seconds_whole_minutes CHECK ((((interval_seconds >= 60) AND (interval_seconds <= 86400)) AND ((interval_seconds % 60) = 0))),
-  constraint metric_collectors_last_outcome_known CHECK ((last_outcome = ANY (ARRAY['ok'::text, 'failed'::text, 'timed_out'::text, 'skipped'::text]))),
+  constraint metric_collectors_last_outcome_known CHECK ((last_outcome = ANY (ARRAY['ok'::text, 'failed'::text, 'timed_out'::text]))),
   constraint metric_collectors_pkey PRIMARY KEY (collector),
   constraint metric_collectors_timeout_seconds_in_range CHECK (((timeout_seconds >= 1) AND (timeout_seconds <= 7)))
 );
@@ -378,7 +378,7 @@ comment on table monitor.metric_collectors is 'A collector: a read-only SQL func
 comment on column monitor.metric_collectors.interval_seconds is 'How often it is due, in whole minutes, at best.';
 comment on column monitor.metric_collectors.timeout_seconds is 'Cut after so long, below the 8 s that any statement may take.';
 comment on column monitor.metric_collectors.required_relations is 'Qualified names; while one of them does not exist, the collector is skipped, not failed.';
-comment on column monitor.metric_collectors.backoff_factor is 'Its interval is this many times longer: doubled by each run over budget, halved by each run within (1-64).';
+comment on column monitor.metric_collectors.backoff_factor is 'Its interval is this many times longer (1-64): doubled by a run that takes more than its share of it, halved by one that would fit into half of it.';
 comment on column monitor.metric_collectors.next_due_at is 'Null: due at once.';
 comment on column monitor.metric_collectors.last_duration_seconds is 'Seen from the caller, the way there and back included.';
 
@@ -458,8 +458,16 @@ create table monitor.retention_policies (
   keep_days integer,
   "position" integer not null,
   reason text not null,
-  constraint retention_policies_action_known CHECK ((action = ANY (ARRAY['drop_days'::text, 'archive'::text, 'delete'::text, 'with_owner'::text, 'keep'::text]))),
-  constraint retention_policies_keep_days_positive CHECK ((keep_days >= 1)),
+  constraint retention_policies_action_fits_entity CHECK (
+CASE
+    WHEN (entity = 'metric_time_series'::text) THEN (action = ANY (ARRAY['drop_days'::text, 'keep'::text]))
+    WHEN (entity = 'anomaly_detections'::text) THEN (action = ANY (ARRAY['archive'::text, 'keep'::text]))
+    WHEN (entity = 'evidence_samples'::text) THEN (action = ANY (ARRAY['with_owner'::text, 'keep'::text]))
+    WHEN (entity = ANY (ARRAY['detector_states'::text, 'incident_events'::text, 'incident_alerts'::text, 'incident_anomalies'::text])) THEN (action = 'with_owner'::text)
+    WHEN (entity = ANY (ARRAY['anomaly_detections_archive'::text, 'system_alerts'::text, 'incidents'::text, 'job_runs'::text, 'retention_runs'::text, 'audit_log'::text, 'sample_days'::text, 'metric_series'::text, 'cron.job_run_details'::text])) THEN (action = ANY (ARRAY['delete'::text, 'keep'::text]))
+    ELSE (action = 'keep'::text)
+END),
+  constraint retention_policies_keep_days_in_range CHECK (((keep_days >= 1) AND (keep_days <= 36500))),
   constraint retention_policies_keep_days_with_action CHECK (((keep_days IS NOT NULL) = (action = ANY (ARRAY['drop_days'::text, 'archive'::text, 'delete'::text])))),
   constraint retention_policies_pkey PRIMARY KEY (entity),
   constraint retention_policies_reason_present CHECK ((reason <> ''::text))
@@ -472,7 +480,7 @@ grant select, update on monitor.retention_policies to service_role;
 comment on table monitor.retention_policies is 'How long the rows of an entity are kept. Every table of this schema has one: forgetting and keeping are both said.';
 comment on column monitor.retention_policies.entity is 'A table of this schema, or schema.table outside it.';
 comment on column monitor.retention_policies.action is 'drop_days: whole UTC days. archive: moved, then deleted there. delete: rows. with_owner: goes with the row it belongs to. keep: never removed.';
-comment on column monitor.retention_policies.keep_days is 'At least 1; null where the action needs none.';
+comment on column monitor.retention_policies.keep_days is 'From 1 to 36,500; null where the action needs none.';
 comment on column monitor.retention_policies."position" is 'Order of execution, smallest first.';
 
 create table monitor.retention_runs (
@@ -565,6 +573,37 @@ comment on column monitor.system_alerts.fingerprint is 'What makes two firings t
 comment on column monitor.system_alerts.anomaly_id is 'The anomaly it stands for. No foreign key: the anomaly keeps its id when it moves to the archive.';
 comment on column monitor.system_alerts.resolved_at is 'Null while it fires.';
 
+CREATE OR REPLACE FUNCTION monitor.bounded_page(p_limit integer, p_from timestamp with time zone, p_until timestamp with time zone)
+ RETURNS integer
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO ''
+AS $function$
+  -- At one sample a minute, a page is at most 200,000 samples; a single series may be longer than that.
+  select case when p_limit between 1 and 1000 and p_from < p_until
+    then least(p_limit, greatest(1, floor(200000 / greatest(1, extract(epoch from p_until - p_from) / 60))::integer))
+    else p_limit end;
+$function$;
+grant execute on function monitor.bounded_page(integer,timestamp with time zone,timestamp with time zone) to authenticated;
+grant execute on function monitor.bounded_page(integer,timestamp with time zone,timestamp with time zone) to service_role;
+comment on function monitor.bounded_page(integer,timestamp with time zone,timestamp with time zone) is 'How many series a page over this range may hold so that it is read well within the 8 s of a statement. A limit out of range is handed on for monitor.match_series to refuse.';
+
+CREATE OR REPLACE FUNCTION monitor.check_retention_limit(p_limit integer)
+ RETURNS void
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+AS $function$
+begin
+  if p_limit is null or p_limit not between 1 and 100000 then
+    raise exception 'p_limit must be from 1 to 100000, got %', p_limit
+      using errcode = 'invalid_parameter_value', hint = 'Call again while the answer says more.';
+  end if;
+end;
+$function$;
+grant execute on function monitor.check_retention_limit(integer) to service_role;
+comment on function monitor.check_retention_limit(integer) is 'Nothing, or the error of every clean-up: 22023 unless p_limit is from 1 to 100,000.';
+
 CREATE OR REPLACE FUNCTION monitor.check_setup(p_now timestamp with time zone DEFAULT now())
  RETURNS TABLE(requirement text, status text, detail text, fix text)
  LANGUAGE plpgsql
@@ -598,7 +637,7 @@ begin
     end if;
     status := case
       when v_value is null then 'failed'
-      when v_name = 'project_url' and v_value !~ '^https?://[[:alnum:].:-]+/?$' then 'failed'
+      when v_name = 'project_url' and not monitor.is_project_url(v_value) then 'failed'
       when v_name = 'cron_secret_key' and v_value !~ '^sb_secret_[A-Za-z0-9_-]+$' then 'failed'
       else 'ok' end;
     detail := case
@@ -613,25 +652,36 @@ begin
     return next;
   end loop;
 
-  requirement := 'key accepted';
-  select run.http_status, run.scheduled_at into v_run
+  -- What the last answer says counts only as long as the next one is not overdue.
+  select run.http_status, run.responded_at, run.responded_at > p_now - make_interval(secs => (
+      select min(stale_after_seconds) from monitor.job_schedules where is_function)) as is_fresh
+  into v_run
   from monitor.job_runs as run
-  where run.trigger = 'cron' and run.http_status is not null
-  order by run.scheduled_at desc
+  where run.trigger = 'cron' and run.responded_at is not null
+  order by run.responded_at desc
   limit 1;
-  status := case
-    when v_run.http_status is null then 'unknown'
-    when v_run.http_status in (401, 403) then 'failed'
-    when v_run.http_status < 300 or v_run.http_status = 409 then 'ok'
-    else 'unknown' end;
-  detail := coalesce(
-    'the last answer, at ' || to_char(v_run.scheduled_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"')
-      || ', was HTTP ' || v_run.http_status,
+  v_text := coalesce(
+    'the last answer came at ' || to_char(v_run.responded_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"')
+      || coalesce(': HTTP ' || v_run.http_status, ' and was none'),
     'no function has answered yet');
+
+  requirement := 'last round trip';
+  status := case when v_run.is_fresh and v_run.http_status is not null then 'ok' else 'unknown' end;
+  detail := v_text;
+  fix := case when status = 'unknown' then
+    'Wait two minutes. If nothing comes, the worker of pg_net hangs: select net.worker_restart();' end;
+  return next;
+
+  requirement := 'key accepted';
+  status := case
+    when v_run.http_status in (401, 403) then 'failed'
+    when v_run.is_fresh and (v_run.http_status < 300 or v_run.http_status = 409) then 'ok'
+    else 'unknown' end;
+  detail := v_text;
   fix := case status
     when 'failed' then 'Make a secret key named cron (or cron_next) in the project''s API settings and store it: '
       || 'select vault.update_secret((select id from vault.secrets where name = ''cron_secret_key''), ''sb_secret_…'');'
-    when 'unknown' then 'Wait two minutes; then look at the round trips below.' end;
+    when 'unknown' then 'Wait two minutes; then look at the last successes below.' end;
   return next;
 
   requirement := 'jobs switched on';
@@ -678,6 +728,8 @@ begin
       || case when status = 'failed' then coalesce('; the last run was ' || v_run.state || coalesce(' (' || v_run.reason || ')', ''), '') else '' end;
     fix := case
       when status = 'ok' then null
+      when v_run.reason ~ '^HTTP 50[03]' then 'Is the schema exposed? Project settings → Data API → Exposed schemas: add monitor. '
+        || 'Else the log of the function tells.'
       when v_job.is_function then format(
         'Is it deployed? supabase functions deploy %1$s --use-api. Then: select monitor.invoke_function(%1$L); and look at monitor.job_runs.', v_job.job)
       else format('select monitor.%I();', replace(v_job.job, '-', '_')) end;
@@ -724,7 +776,7 @@ begin
   where is_function;
   status := case when v_number <= 500000 then 'ok' else 'failed' end;
   detail := to_char(v_number, 'FM999,999,990') || ' by these schedules; the free plan has 500,000';
-  fix := case when status = 'failed' then 'select monitor.set_schedule(job, cron) with a longer interval.' end;
+  fix := case when status = 'failed' then 'select monitor.set_schedule(''collect-metrics'', ''*/2 * * * *'');' end;
   return next;
 end;
 $function$;
@@ -737,14 +789,20 @@ CREATE OR REPLACE FUNCTION monitor.cleanup_evidence(p_now timestamp with time zo
  SET search_path TO ''
 AS $function$
 declare
-  c_budget constant interval := interval '3 seconds';
+  c_budget       constant interval := interval '3 seconds';
+  c_series_limit constant integer := 50000; -- about half a second
   v_started_at  timestamptz := clock_timestamp();
   v_anomaly_id  bigint;
   v_copied      integer := 0;
-  v_deleted     integer;
+  v_kinds       text[];
+  v_owners      bigint[];
+  v_series      integer[];
   v_due         integer;
+  v_deleted     integer;
+  v_is_cut      boolean := false;
   v_oldest      timestamptz;
 begin
+  perform monitor.check_retention_limit(p_limit);
   -- The two hours after a start or an end had not happened yet when it was told.
   for v_anomaly_id in
     select anomaly_id from monitor.anomaly_detections
@@ -752,54 +810,77 @@ begin
       and coalesce(ended_at, started_at) <= p_now - interval '2 hours'
     order by anomaly_id
   loop
-    exit when clock_timestamp() - v_started_at > c_budget;
+    v_is_cut := clock_timestamp() - v_started_at > c_budget;
+    exit when v_is_cut;
     v_copied := v_copied + case when p_dry_run
       then (select count(*) from monitor.missing_evidence(v_anomaly_id))
       else monitor.copy_evidence(v_anomaly_id) end;
   end loop;
 
-  with owner as materialized (
-    select
-      owner_kind, owner_id, count(*) as samples, min(recorded_at) as oldest_at,
-      case owner_kind
-        when 'incident' then not exists (select from monitor.incidents where incident_id = owner_id)
-        else not exists (select from monitor.anomaly_detections where anomaly_id = owner_id)
-          and not exists (select from monitor.anomaly_detections_archive where anomaly_id = owner_id)
-      end as is_gone
-    from monitor.evidence_samples
-    group by owner_kind, owner_id
+  -- Evidence goes with its owner; what is left here lost it some other way. Steps from one owner and series to the next
+  -- along the primary key, as `select distinct` would read every sample. The smallest owners, the oldest, come first.
+  with recursive walk as (
+    (
+      select owner_kind, owner_id, series_id, recorded_at
+      from monitor.evidence_samples
+      order by owner_kind, owner_id, series_id, recorded_at
+      limit 1
+    )
+    union all
+    select next.owner_kind, next.owner_id, next.series_id, next.recorded_at
+    from walk
+    cross join lateral (
+      select sample.owner_kind, sample.owner_id, sample.series_id, sample.recorded_at
+      from monitor.evidence_samples as sample
+      where (sample.owner_kind, sample.owner_id, sample.series_id) > (walk.owner_kind, walk.owner_id, walk.series_id)
+      order by sample.owner_kind, sample.owner_id, sample.series_id, sample.recorded_at
+      limit 1
+    ) as next
+  ), known as (
+    select walk.*, case owner_kind
+      when 'incident' then not exists (select from monitor.incidents where incident_id = owner_id)
+      else not exists (select from monitor.anomaly_detections where anomaly_id = owner_id)
+        and not exists (select from monitor.anomaly_detections_archive where anomaly_id = owner_id)
+    end as is_gone
+    from (select * from walk limit c_series_limit) as walk
   )
-  select coalesce(sum(samples) filter (where is_gone), 0), min(oldest_at) filter (where not is_gone)
-  into v_due, v_oldest
-  from owner;
+  select
+    array_agg(owner_kind) filter (where is_gone),
+    array_agg(owner_id) filter (where is_gone),
+    array_agg(series_id) filter (where is_gone),
+    min(recorded_at) filter (where not is_gone)
+  into v_kinds, v_owners, v_series, v_oldest
+  from known;
+
+  select count(*) into v_due
+  from unnest(v_kinds, v_owners, v_series) as gone (owner_kind, owner_id, series_id)
+  join monitor.evidence_samples using (owner_kind, owner_id, series_id);
 
   v_deleted := v_due;
   if not p_dry_run and v_due > 0 then
-    with due as (
-      select evidence.ctid
-      from monitor.evidence_samples as evidence
-      where case owner_kind
-        when 'incident' then not exists (select from monitor.incidents where incident_id = owner_id)
-        else not exists (select from monitor.anomaly_detections where anomaly_id = owner_id)
-          and not exists (select from monitor.anomaly_detections_archive where anomaly_id = owner_id)
-      end
-      order by evidence.recorded_at
+    delete from monitor.evidence_samples where ctid = any (array(
+      select sample.ctid
+      from unnest(v_kinds, v_owners, v_series) as gone (owner_kind, owner_id, series_id)
+      join monitor.evidence_samples as sample using (owner_kind, owner_id, series_id)
+      order by sample.recorded_at
       limit p_limit
-    )
-    delete from monitor.evidence_samples as evidence using due where evidence.ctid = due.ctid;
+    ));
     get diagnostics v_deleted = row_count;
-    if v_deleted < v_due then
-      select min(recorded_at) into v_oldest from monitor.evidence_samples;
-    end if;
+    select least(v_oldest, min(recorded_at)) into v_oldest
+    from unnest(v_kinds, v_owners, v_series) as gone (owner_kind, owner_id, series_id)
+    join monitor.evidence_samples using (owner_kind, owner_id, series_id);
   end if;
 
-  return monitor.retention_result(
-    'evidence_samples', jsonb_build_object('deleted', v_deleted, 'copied', v_copied), '{}', 0,
-    v_oldest, not p_dry_run and v_deleted > 0 and v_due > v_deleted, v_started_at);
+  -- Samples copied are not samples removed: a call that only copied says nothing was due.
+  return jsonb_set(
+    monitor.retention_result(
+      'evidence_samples', jsonb_build_object('deleted', v_deleted), '{}', 0, v_oldest,
+      not p_dry_run and (v_deleted > 0 and v_due > v_deleted or v_is_cut and v_copied > 0), v_started_at),
+    '{counts,copied}', to_jsonb(v_copied));
 end;
 $function$;
 grant execute on function monitor.cleanup_evidence(timestamp with time zone,boolean,integer) to service_role;
-comment on function monitor.cleanup_evidence(timestamp with time zone,boolean,integer) is 'Completes the evidence of anomalies that began or ended lately and deletes evidence whose owner is gone, at most p_limit samples, oldest first. Returns as monitor.retention_result.';
+comment on function monitor.cleanup_evidence(timestamp with time zone,boolean,integer) is 'Completes the evidence of anomalies that began or ended lately (counts.copied, which does not make it done) and deletes evidence whose owner is gone, at most p_limit samples, oldest first. Returns as monitor.retention_result.';
 
 CREATE OR REPLACE FUNCTION monitor.cleanup_old_alerts(retention_days integer DEFAULT 90, p_now timestamp with time zone DEFAULT now(), p_dry_run boolean DEFAULT false, p_limit integer DEFAULT 5000)
  RETURNS jsonb
@@ -809,44 +890,52 @@ AS $function$
 declare
   v_started_at  timestamptz := clock_timestamp();
   v_cutoff      timestamptz := monitor.retention_cutoff(retention_days, p_now);
-  v_candidates  bigint[];
   v_free        integer;
   v_held        integer;
   v_deleted     integer;
   v_oldest      timestamptz;
 begin
-  with due as (
-    select alert.alert_id, alert.resolved_at, exists (
-      select from monitor.incident_alerts as link
-      join monitor.incidents as incident using (incident_id)
-      where link.alert_id = alert.alert_id and incident.resolved_at is null
-    ) as is_held
+  perform monitor.check_retention_limit(p_limit);
+  with judged as (
+    select alert.fired_at, case
+      when alert.resolved_at is null or alert.resolved_at >= v_cutoff then 'young'
+      when exists (
+        select from monitor.incident_alerts as link
+        join monitor.incidents as incident using (incident_id)
+        where link.alert_id = alert.alert_id and incident.resolved_at is null
+      ) then 'held'
+      else 'free'
+    end as fate
     from monitor.system_alerts as alert
-    where alert.resolved_at < v_cutoff
   )
   select
-    count(*) filter (where not is_held), count(*) filter (where is_held),
-    (array_agg(alert_id order by resolved_at, alert_id) filter (where not is_held))[1:case when p_dry_run then 2147483647 else p_limit end]
-  into v_free, v_held, v_candidates
-  from due;
+    count(*) filter (where fate = 'free'), count(*) filter (where fate = 'held'),
+    min(fired_at) filter (where fate <> 'free')
+  into v_free, v_held, v_oldest
+  from judged;
 
   v_deleted := v_free;
   if not p_dry_run then
-    with locked as (
-      select alert_id from monitor.system_alerts
-      where alert_id = any (v_candidates)
-      order by alert_id
+    -- The same condition again, in the statement that locks: a row that changed meanwhile is judged as it is now.
+    delete from monitor.system_alerts where alert_id in (
+      select alert_id from monitor.system_alerts as alert
+      where resolved_at < v_cutoff
+        and not exists (
+          select from monitor.incident_alerts as link
+          join monitor.incidents as incident using (incident_id)
+          where link.alert_id = alert.alert_id and incident.resolved_at is null
+        )
+      order by resolved_at, alert_id
+      limit p_limit
       for update skip locked
-    )
-    delete from monitor.system_alerts as alert using locked where alert.alert_id = locked.alert_id;
+    );
     get diagnostics v_deleted = row_count;
+    select min(fired_at) into v_oldest from monitor.system_alerts;
   end if;
 
-  select min(fired_at) into v_oldest from monitor.system_alerts
-  where not p_dry_run or alert_id <> all (coalesce(v_candidates, '{}'));
   return monitor.retention_result(
     'system_alerts', jsonb_build_object('deleted', v_deleted), jsonb_build_object('held_by_incident', v_held),
-    case when p_dry_run then 0 else coalesce(cardinality(v_candidates), 0) - v_deleted end,
+    greatest(least(v_free, p_limit) - v_deleted, 0),
     v_oldest, not p_dry_run and v_deleted > 0 and v_free > v_deleted, v_started_at);
 end;
 $function$;
@@ -869,44 +958,68 @@ declare
   v_free          integer;
   v_by_alert      integer;
   v_by_incident   integer;
-  v_candidates    bigint[];
   v_oldest        timestamptz;
 begin
-  with due as (
+  perform monitor.check_retention_limit(p_limit);
+  with anomaly as (
     select
-      anomaly.anomaly_id,
-      anomaly.review_state in ('resolved', 'false_positive', 'expected') as is_reviewed,
-      exists (
-        select from monitor.incident_anomalies as link
-        join monitor.incidents as incident using (incident_id)
-        where link.anomaly_id = anomaly.anomaly_id and incident.resolved_at is null
-      ) as held_by_incident,
-      exists (
-        select from monitor.system_alerts as alert
-        where alert.anomaly_id = anomaly.anomaly_id and alert.resolved_at is null
-      ) as held_by_alert,
-      coalesce(anomaly.reviewed_at, anomaly.started_at) as age
-    from monitor.anomaly_detections as anomaly
-    where case when anomaly.review_state in ('resolved', 'false_positive', 'expected')
-      -- One that still lasts stays, or the detector's next word would open it anew.
-      then anomaly.reviewed_at < v_review_cutoff and (anomaly.ended_at is not null or anomaly.last_seen_at < v_cutoff)
-      else greatest(anomaly.last_seen_at, anomaly.ended_at, anomaly.reviewed_at) < v_cutoff
-    end
+      anomaly_id,
+      started_at,
+      review_state in ('resolved', 'false_positive', 'expected') as is_reviewed,
+      case when review_state in ('resolved', 'false_positive', 'expected')
+        -- One that still lasts stays, or the detector's next word would open it anew.
+        then reviewed_at < v_review_cutoff and (ended_at is not null or last_seen_at < v_cutoff)
+        else greatest(last_seen_at, ended_at, reviewed_at) < v_cutoff
+      end as is_due
+    from monitor.anomaly_detections
+  ), judged as (
+    select
+      anomaly.started_at,
+      anomaly.is_reviewed,
+      case
+        when not anomaly.is_due then 'young'
+        when exists (
+          select from monitor.incident_anomalies as link
+          join monitor.incidents as incident using (incident_id)
+          where link.anomaly_id = anomaly.anomaly_id and incident.resolved_at is null
+        ) then 'held_by_incident'
+        when exists (
+          select from monitor.system_alerts as alert
+          where alert.anomaly_id = anomaly.anomaly_id and alert.resolved_at is null
+        ) then 'held_by_alert'
+        else 'free'
+      end as fate
+    from anomaly
   )
   select
-    count(*), count(*) filter (where held_by_incident), count(*) filter (where held_by_alert and not held_by_incident),
-    count(*) filter (where not held_by_alert and not held_by_incident and is_reviewed),
-    count(*) filter (where not held_by_alert and not held_by_incident and not is_reviewed),
-    (array_agg(anomaly_id order by age, anomaly_id) filter (where not held_by_alert and not held_by_incident))[1:case when p_dry_run then 2147483647 else p_limit end]
-  into v_due, v_by_incident, v_by_alert, v_archived, v_expired, v_candidates
-  from due;
+    count(*) filter (where fate = 'held_by_incident'),
+    count(*) filter (where fate = 'held_by_alert'),
+    count(*) filter (where fate = 'free' and is_reviewed),
+    count(*) filter (where fate = 'free' and not is_reviewed),
+    min(started_at) filter (where fate <> 'free')
+  into v_by_incident, v_by_alert, v_archived, v_expired, v_oldest
+  from judged;
   v_free := v_archived + v_expired;
 
   if not p_dry_run then
+    -- The same condition again, in the statement that locks: a row that changed meanwhile is judged as it is now.
     with locked as (
-      select anomaly_id from monitor.anomaly_detections
-      where anomaly_id = any (v_candidates)
-      order by anomaly_id
+      select anomaly_id from monitor.anomaly_detections as anomaly
+      where case when review_state in ('resolved', 'false_positive', 'expected')
+          then reviewed_at < v_review_cutoff and (ended_at is not null or last_seen_at < v_cutoff)
+          else greatest(last_seen_at, ended_at, reviewed_at) < v_cutoff
+        end
+        and not exists (
+          select from monitor.incident_anomalies as link
+          join monitor.incidents as incident using (incident_id)
+          where link.anomaly_id = anomaly.anomaly_id and incident.resolved_at is null
+        )
+        and not exists (
+          select from monitor.system_alerts as alert
+          where alert.anomaly_id = anomaly.anomaly_id and alert.resolved_at is null
+        )
+      order by coalesce(reviewed_at, started_at), anomaly_id
+      limit p_limit
       for update skip locked
     ), moved as (
       delete from monitor.anomaly_detections as anomaly
@@ -932,15 +1045,14 @@ begin
     select count(*) filter (where review_state <> 'expired'), count(*) filter (where review_state = 'expired')
     into v_archived, v_expired
     from archived;
+    select min(started_at) into v_oldest from monitor.anomaly_detections;
   end if;
 
-  select min(started_at) into v_oldest from monitor.anomaly_detections
-  where not p_dry_run or anomaly_id <> all (coalesce(v_candidates, '{}'));
   return monitor.retention_result(
     'anomaly_detections',
     jsonb_build_object('archived', v_archived, 'expired', v_expired),
     jsonb_build_object('held_by_alert', v_by_alert, 'held_by_incident', v_by_incident),
-    case when p_dry_run then 0 else coalesce(cardinality(v_candidates), 0) - v_archived - v_expired end,
+    greatest(least(v_free, case when not p_dry_run then p_limit else 0 end) - v_archived - v_expired, 0),
     v_oldest,
     not p_dry_run and v_archived + v_expired > 0 and v_free > v_archived + v_expired,
     v_started_at);
@@ -957,38 +1069,44 @@ AS $function$
 declare
   v_started_at  timestamptz := clock_timestamp();
   v_cutoff      timestamptz := monitor.retention_cutoff(retention_days, p_now);
-  v_candidates  bigint[];
   v_due         integer;
+  v_ids         bigint[];
   v_deleted     integer;
   v_oldest      timestamptz;
 begin
-  select count(*), (array_agg(incident_id order by resolved_at, incident_id))[1:case when p_dry_run then 2147483647 else p_limit end]
-  into v_due, v_candidates
-  from monitor.incidents
-  where resolved_at < v_cutoff;
+  perform monitor.check_retention_limit(p_limit);
+  select
+    count(*) filter (where resolved_at < v_cutoff),
+    min(started_at) filter (where resolved_at is null or resolved_at >= v_cutoff)
+  into v_due, v_oldest
+  from monitor.incidents;
 
   v_deleted := v_due;
   if not p_dry_run then
-    with locked as (
-      select incident_id from monitor.incidents
-      where incident_id = any (v_candidates)
-      order by incident_id
-      for update skip locked
+    -- The condition again, in the statement that locks: one that was opened again meanwhile stays.
+    with deleted as (
+      delete from monitor.incidents where incident_id in (
+        select incident_id from monitor.incidents
+        where resolved_at < v_cutoff
+        order by resolved_at, incident_id
+        limit p_limit
+        for update skip locked
+      )
+      returning incident_id
     )
-    delete from monitor.incidents as incident using locked where incident.incident_id = locked.incident_id;
-    get diagnostics v_deleted = row_count;
+    select count(*), array_agg(incident_id) into v_deleted, v_ids from deleted;
+    perform monitor.delete_evidence('incident', v_ids);
+    select min(started_at) into v_oldest from monitor.incidents;
   end if;
 
-  select min(started_at) into v_oldest from monitor.incidents
-  where not p_dry_run or incident_id <> all (coalesce(v_candidates, '{}'));
   return monitor.retention_result(
     'incidents', jsonb_build_object('deleted', v_deleted), '{}',
-    case when p_dry_run then 0 else coalesce(cardinality(v_candidates), 0) - v_deleted end,
+    greatest(least(v_due, p_limit) - v_deleted, 0),
     v_oldest, not p_dry_run and v_deleted > 0 and v_due > v_deleted, v_started_at);
 end;
 $function$;
 grant execute on function monitor.cleanup_old_incidents(integer,timestamp with time zone,boolean,integer) to service_role;
-comment on function monitor.cleanup_old_incidents(integer,timestamp with time zone,boolean,integer) is 'Deletes incidents resolved more than retention_days ago with their timeline and links, at most p_limit, oldest first; others never. Returns as monitor.retention_result.';
+comment on function monitor.cleanup_old_incidents(integer,timestamp with time zone,boolean,integer) is 'Deletes incidents resolved more than retention_days ago with their timeline, links and evidence, at most p_limit, oldest first; others never. Returns as monitor.retention_result.';
 
 CREATE OR REPLACE FUNCTION monitor.cleanup_old_metrics(retention_days integer DEFAULT 30, p_now timestamp with time zone DEFAULT now(), p_dry_run boolean DEFAULT false, p_limit integer DEFAULT 10)
  RETURNS jsonb
@@ -1010,6 +1128,7 @@ declare
   v_more        boolean;
   v_partition   regclass;
 begin
+  perform monitor.check_retention_limit(p_limit);
   select count(*) into v_due from monitor.sample_days where day < v_cutoff and state <> 'dropped';
 
   for v_day in
@@ -1039,7 +1158,7 @@ begin
   return monitor.retention_result(
     'metric_time_series', jsonb_build_object('days', v_days), '{}', v_contended,
     v_oldest::timestamp at time zone 'UTC', v_more, v_started_at,
-    case when v_contended > 0 then 'others are using the table; the day is dropped another time' end);
+    case when v_contended > 0 then 'others are using the table; the next run will try again' end);
 end;
 $function$;
 grant execute on function monitor.cleanup_old_metrics(integer,timestamp with time zone,boolean,integer) to service_role;
@@ -1060,6 +1179,7 @@ declare
   v_ids         bigint[];
   v_oldest      timestamptz;
 begin
+  perform monitor.check_retention_limit(p_limit);
   -- One static statement an entity: nothing here is put together from strings.
   if p_entity = 'job_runs' then
     select count(*) into v_due from monitor.job_runs where scheduled_at < v_cutoff;
@@ -1067,6 +1187,7 @@ begin
       delete from monitor.job_runs where run_id in (
         select run_id from monitor.job_runs where scheduled_at < v_cutoff
         order by scheduled_at limit p_limit for update skip locked);
+      get diagnostics v_deleted = row_count;
     end if;
   elsif p_entity = 'retention_runs' then
     select count(*) into v_due from monitor.retention_runs where started_at < v_cutoff;
@@ -1074,6 +1195,7 @@ begin
       delete from monitor.retention_runs where retention_run_id in (
         select retention_run_id from monitor.retention_runs where started_at < v_cutoff
         order by started_at limit p_limit for update skip locked);
+      get diagnostics v_deleted = row_count;
     end if;
   elsif p_entity = 'audit_log' then
     select count(*) into v_due from monitor.audit_log where changed_at < v_cutoff;
@@ -1081,29 +1203,50 @@ begin
       delete from monitor.audit_log where entry_id in (
         select entry_id from monitor.audit_log where changed_at < v_cutoff
         order by changed_at limit p_limit for update skip locked);
+      get diagnostics v_deleted = row_count;
     end if;
   elsif p_entity = 'anomaly_detections_archive' then
-    with due as (
-      select archived.anomaly_id, archived.reviewed_at, exists (
-        select from monitor.incident_anomalies as link
-        join monitor.incidents as incident using (incident_id)
-        where link.anomaly_id = archived.anomaly_id and incident.resolved_at is null
-      ) or exists (
-        select from monitor.system_alerts as alert
-        where alert.anomaly_id = archived.anomaly_id and alert.resolved_at is null
-      ) as is_held
+    p_limit := least(p_limit, 500); -- each has some hundred samples of evidence that go with it
+    with judged as (
+      select archived.reviewed_at, case
+        when archived.reviewed_at >= v_cutoff then 'young'
+        when exists (
+          select from monitor.incident_anomalies as link
+          join monitor.incidents as incident using (incident_id)
+          where link.anomaly_id = archived.anomaly_id and incident.resolved_at is null
+        ) or exists (
+          select from monitor.system_alerts as alert
+          where alert.anomaly_id = archived.anomaly_id and alert.resolved_at is null
+        ) then 'held'
+        else 'free'
+      end as fate
       from monitor.anomaly_detections_archive as archived
-      where archived.reviewed_at < v_cutoff
     )
     select
-      count(*) filter (where not is_held), count(*) filter (where is_held),
-      array_agg(anomaly_id order by reviewed_at, anomaly_id) filter (where not is_held)
-    into v_due, v_held, v_ids
-    from due;
+      count(*) filter (where fate = 'free'), count(*) filter (where fate = 'held'),
+      min(reviewed_at) filter (where fate <> 'free')
+    into v_due, v_held, v_oldest
+    from judged;
     if not p_dry_run then
-      delete from monitor.anomaly_detections_archive where anomaly_id in (
-        select anomaly_id from monitor.anomaly_detections_archive where anomaly_id = any (v_ids)
-        order by reviewed_at, anomaly_id limit p_limit for update skip locked);
+      with deleted as (
+        delete from monitor.anomaly_detections_archive where anomaly_id in (
+          select anomaly_id from monitor.anomaly_detections_archive as archived
+          where reviewed_at < v_cutoff
+            and not exists (
+              select from monitor.incident_anomalies as link
+              join monitor.incidents as incident using (incident_id)
+              where link.anomaly_id = archived.anomaly_id and incident.resolved_at is null
+            )
+            and not exists (
+              select from monitor.system_alerts as alert
+              where alert.anomaly_id = archived.anomaly_id and alert.resolved_at is null
+            )
+          order by reviewed_at, anomaly_id limit p_limit for update skip locked)
+        returning anomaly_id
+      )
+      select count(*), array_agg(anomaly_id) into v_deleted, v_ids from deleted;
+      perform monitor.delete_evidence('anomaly', v_ids);
+      select min(reviewed_at) into v_oldest from monitor.anomaly_detections_archive;
     end if;
   elsif p_entity = 'sample_days' then
     select count(*) into v_due from monitor.sample_days where state = 'dropped' and state_since < v_cutoff;
@@ -1111,38 +1254,63 @@ begin
       delete from monitor.sample_days where day in (
         select day from monitor.sample_days where state = 'dropped' and state_since < v_cutoff
         order by day limit p_limit for update skip locked);
+      get diagnostics v_deleted = row_count;
     end if;
   elsif p_entity = 'metric_series' then
-    select count(*), array_agg(series.series_id order by series.series_id) into v_due, v_ids
-    from monitor.metric_series as series
-    where coalesce(last_sample_at, created_at) < v_cutoff
-      and not exists (select from monitor.metric_time_series where series_id = series.series_id)
-      and not exists (select from monitor.anomaly_detections where series_id = series.series_id)
-      and not exists (select from monitor.anomaly_detections_archive where series_id = series.series_id)
-      and not exists (select from monitor.evidence_samples where series_id = series.series_id);
+    -- `count(*) = 0` is looked up by index, for one idle series after the other until there are enough; with
+    -- `not exists` all samples are read to be compared with all series.
+    with due as materialized (
+      select series_id from monitor.metric_series as series
+      where coalesce(last_sample_at, created_at) < v_cutoff
+        and (select count(*) from monitor.anomaly_detections where series_id = series.series_id) = 0
+        and (select count(*) from monitor.anomaly_detections_archive where series_id = series.series_id) = 0
+        and (select count(*) from monitor.evidence_samples where series_id = series.series_id) = 0
+        and (select count(*) from monitor.metric_time_series where series_id = series.series_id) = 0
+      limit p_limit + 1
+    )
+    select
+      (select count(*) from due),
+      (select min(created_at) from monitor.metric_series where series_id not in (select series_id from due))
+    into v_due, v_oldest;
     if not p_dry_run then
       delete from monitor.metric_series where series_id in (
-        select series_id from monitor.metric_series where series_id = any (v_ids)
-        order by series_id limit p_limit for update skip locked);
+        select series_id from monitor.metric_series as series
+        where coalesce(last_sample_at, created_at) < v_cutoff
+          and (select count(*) from monitor.anomaly_detections where series_id = series.series_id) = 0
+          and (select count(*) from monitor.anomaly_detections_archive where series_id = series.series_id) = 0
+          and (select count(*) from monitor.evidence_samples where series_id = series.series_id) = 0
+          and (select count(*) from monitor.metric_time_series where series_id = series.series_id) = 0
+        order by coalesce(last_sample_at, created_at), series_id limit p_limit for update skip locked);
+      get diagnostics v_deleted = row_count;
+      select min(created_at) into v_oldest from monitor.metric_series;
     end if;
   elsif p_entity = 'cron.job_run_details' then
     if to_regclass('cron.job_run_details') is null then
       return monitor.retention_result(p_entity, '{}', '{}', 0, null, false, v_started_at)
         || jsonb_build_object('outcome', 'missing', 'detail', 'pg_cron is not installed');
     end if;
-    select count(*) filter (where end_time < v_cutoff), min(end_time) filter (where end_time >= v_cutoff)
-    into v_due, v_oldest
-    from cron.job_run_details;
+    -- Runs are numbered as they start, so the first ones tell. One that a restart of the server cut off has no end,
+    -- and no start either if it was still starting: it is as old as those after it.
+    with first as (
+      select runid, coalesce(end_time, start_time) as ran_at from cron.job_run_details order by runid limit p_limit + 1
+    )
+    select array_agg(runid order by runid) into v_ids
+    from first
+    where ran_at < v_cutoff
+      or ran_at is null and runid < (select max(runid) from first where ran_at < v_cutoff);
+    v_due := coalesce(cardinality(v_ids), 0);
     if not p_dry_run then
       -- No row locks here: pg_cron lets us delete its rows, not update them.
-      delete from cron.job_run_details where runid in (
-        select runid from cron.job_run_details where end_time < v_cutoff order by runid limit p_limit);
+      delete from cron.job_run_details where runid = any (v_ids[1:p_limit]);
+      get diagnostics v_deleted = row_count;
     end if;
+    select coalesce(end_time, start_time) into v_oldest from cron.job_run_details
+    where coalesce(end_time, start_time) >= case when p_dry_run then v_cutoff else '-infinity' end
+    order by runid limit 1;
   else
     raise exception 'no clean-up is written for %', p_entity
       using errcode = 'invalid_parameter_value', hint = 'See monitor.retention_policies.';
   end if;
-  get diagnostics v_deleted = row_count;
 
   if p_dry_run then
     v_deleted := v_due;
@@ -1151,14 +1319,9 @@ begin
     when 'job_runs' then (select min(scheduled_at) from monitor.job_runs where not p_dry_run or scheduled_at >= v_cutoff)
     when 'retention_runs' then (select min(started_at) from monitor.retention_runs where not p_dry_run or started_at >= v_cutoff)
     when 'audit_log' then (select min(changed_at) from monitor.audit_log where not p_dry_run or changed_at >= v_cutoff)
-    when 'anomaly_detections_archive' then
-      (select min(reviewed_at) from monitor.anomaly_detections_archive
-        where not p_dry_run or anomaly_id <> all (coalesce(v_ids, '{}')))
     when 'sample_days' then
       (select min(day)::timestamp at time zone 'UTC' from monitor.sample_days
         where not p_dry_run or state <> 'dropped' or state_since >= v_cutoff)
-    when 'metric_series' then
-      (select min(created_at) from monitor.metric_series where not p_dry_run or series_id <> all (coalesce(v_ids, '{}')))
     else v_oldest
   end;
   return monitor.retention_result(
@@ -1170,7 +1333,7 @@ begin
 end;
 $function$;
 grant execute on function monitor.cleanup_own_table(text,integer,timestamp with time zone,boolean,integer) to service_role;
-comment on function monitor.cleanup_own_table(text,integer,timestamp with time zone,boolean,integer) is 'Deletes rows of the suite''s own tables (job_runs, retention_runs, audit_log, anomaly_detections_archive, sample_days of dropped days, idle metric_series) and of cron.job_run_details that are older than retention_days, at most p_limit, oldest first. Returns as monitor.retention_result. Errors: 22023 for another entity.';
+comment on function monitor.cleanup_own_table(text,integer,timestamp with time zone,boolean,integer) is 'Deletes rows of the suite''s own tables (job_runs, retention_runs, audit_log, anomaly_detections_archive, sample_days of dropped days, idle metric_series) and of cron.job_run_details that are older than retention_days, at most p_limit, oldest first. Archived anomalies go with their evidence, at most 500 a call. Returns as monitor.retention_result; a dry run counts no more than p_limit + 1 of metric_series and cron.job_run_details. Errors: 22023 for another entity.';
 
 CREATE OR REPLACE FUNCTION monitor.collect_cron_runs(p_at timestamp with time zone)
  RETURNS jsonb
@@ -1552,6 +1715,19 @@ grant execute on function monitor.current_actor() to authenticated;
 grant execute on function monitor.current_actor() to service_role;
 comment on function monitor.current_actor() is 'Who acts: the user id of a verified token, else the role taken on, else the session''s user.';
 
+CREATE OR REPLACE FUNCTION monitor.delete_evidence(p_owner_kind text, p_owner_ids bigint[])
+ RETURNS void
+ LANGUAGE sql
+ SET search_path TO ''
+AS $function$
+  delete from monitor.evidence_samples
+  where owner_kind = p_owner_kind
+    and owner_id = any (p_owner_ids)
+    and (select action from monitor.retention_policies where entity = 'evidence_samples') = 'with_owner';
+$function$;
+grant execute on function monitor.delete_evidence(text,bigint[]) to service_role;
+comment on function monitor.delete_evidence(text,bigint[]) is 'Deletes the evidence of owners that are being deleted, unless the policy says to keep it.';
+
 CREATE OR REPLACE FUNCTION monitor.ensure_sample_days(p_now timestamp with time zone DEFAULT now(), p_days_ahead integer DEFAULT 2)
  RETURNS integer
  LANGUAGE plpgsql
@@ -1703,7 +1879,7 @@ begin
     select decrypted_secret into v_key from vault.decrypted_secrets where name = 'cron_secret_key';
     v_reason := case
       when v_url is null then 'Vault has no secret named project_url'
-      when v_url !~ '^https?://[[:alnum:].:-]+/?$' then 'the Vault secret project_url is no URL of the form https://host'
+      when not monitor.is_project_url(v_url) then 'the Vault secret project_url is no URL of the form https://host'
       when v_key is null then 'Vault has no secret named cron_secret_key'
       when v_key !~ '^sb_secret_[A-Za-z0-9_-]+$' then 'the Vault secret cron_secret_key is no key of the form sb_secret_…'
     end;
@@ -1762,6 +1938,17 @@ $function$;
 grant execute on function monitor.is_cron_schedule(text) to service_role;
 comment on function monitor.is_cron_schedule(text) is 'Whether monitor.cron_ticks understands the schedule.';
 
+CREATE OR REPLACE FUNCTION monitor.is_project_url(p_url text)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO ''
+AS $function$
+  -- Without encryption only to this machine or to a neighbour without a domain, as in a self-hosted composition.
+  select p_url ~ '^(https://[[:alnum:].:-]+|http://([[:alnum:]-]+|127[.][0-9.]+)(:[0-9]+)?)/?$';
+$function$;
+comment on function monitor.is_project_url(text) is 'Whether the key of cron may be sent to this address.';
+
 CREATE OR REPLACE FUNCTION monitor.judge_run(p_run monitor.job_runs, p_now timestamp with time zone, OUT state text, OUT is_slow boolean, OUT reason text, OUT is_settled boolean)
  RETURNS record
  LANGUAGE plpgsql
@@ -1778,10 +1965,11 @@ begin
   if p_run.state = 'missed' then
     state := 'missed';
     reason := p_run.reason;
-  elsif p_run.outcome = 'skipped' or p_run.http_status = 409 then
+  -- A 409 to a run that did work is the answer to a second delivery of it.
+  elsif p_run.outcome = 'skipped' or (p_run.outcome is null and p_run.http_status = 409) then
     state := 'skipped';
     reason := coalesce(p_run.error, 'another run held the lease');
-  elsif p_run.http_status >= 300 then
+  elsif p_run.http_status >= 300 and p_run.http_status <> 409 then
     state := 'failed';
     reason := 'HTTP ' || p_run.http_status || coalesce(': ' || p_run.error, '');
   elsif p_run.outcome = 'failed' then
@@ -1838,7 +2026,7 @@ CREATE OR REPLACE FUNCTION monitor.list_retention_steps()
 AS $function$
   select coalesce(jsonb_agg(entity order by position, entity), '[]')
   from monitor.retention_policies
-  where action in ('drop_days', 'archive', 'delete') or entity = 'evidence_samples';
+  where action in ('drop_days', 'archive', 'delete') or (entity = 'evidence_samples' and action <> 'keep');
 $function$;
 grant execute on function monitor.list_retention_steps() to service_role;
 comment on function monitor.list_retention_steps() is 'The entities that retention works on, in order of execution.';
@@ -1848,7 +2036,14 @@ CREATE OR REPLACE FUNCTION monitor.match_series(p_matchers jsonb, p_after_series
  LANGUAGE plpgsql
  STABLE
  SET search_path TO ''
+ SET plan_cache_mode TO 'force_custom_plan'
 AS $function$
+declare
+  -- Equality on the name is by far the commonest matcher, and the one the key can serve.
+  v_names  text[] := (
+    select array_agg(matcher ->> 'value')
+    from jsonb_array_elements(case when jsonb_typeof(p_matchers) = 'array' then p_matchers else '[]' end) as matcher
+    where matcher ->> 'name' = '__name__' and matcher ->> 'op' = '=');
 begin
   if jsonb_typeof(p_matchers) is distinct from 'array' or exists (
     select from jsonb_array_elements(p_matchers) as matcher
@@ -1874,11 +2069,7 @@ begin
     select series.series_id, series.metric, series.labels
     from monitor.metric_series as series
     where series.series_id > p_after_series_id
-      -- Equality on the name is by far the commonest matcher, and the one the key can serve.
-      and series.metric = any (coalesce(
-        (select array_agg(matcher ->> 'value') from jsonb_array_elements(p_matchers) as matcher
-         where matcher ->> 'name' = '__name__' and matcher ->> 'op' = '='),
-        array[series.metric]))
+      and (v_names is null or series.metric = any (v_names))
       and not exists (
         select
         from jsonb_array_elements(p_matchers) as matcher
@@ -1902,6 +2093,22 @@ $function$;
 grant execute on function monitor.match_series(jsonb,integer,integer) to authenticated;
 grant execute on function monitor.match_series(jsonb,integer,integer) to service_role;
 comment on function monitor.match_series(jsonb,integer,integer) is 'Series that satisfy every matcher [{name, op, value}] (op as in Prometheus: =, !=, =~, !~, patterns anchored; the metric is the label __name__), by ascending series_id after p_after_series_id, at most p_limit (1-1000). Errors: 22023 for malformed arguments, 2201B for a pattern that is none.';
+
+CREATE OR REPLACE FUNCTION monitor.may_administer()
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  select monitor.is_admin() or exists (
+    select
+    from (select coalesce(nullif(current_setting('role', true), 'none'), session_user::text) as name) as caller
+    join pg_catalog.pg_roles as role on role.rolname = caller.name
+    where role.rolname = 'service_role' or role.rolsuper
+       or role.oid = (select nspowner from pg_catalog.pg_namespace where nspname = 'monitor')
+  );
+$function$;
+comment on function monitor.may_administer() is 'Whether the caller may change what admins may: a user in monitor.admins, service_role, the owner of this schema. For use in security definer functions, where current_user is no longer the caller. Any other role may not.';
 
 CREATE OR REPLACE FUNCTION monitor.missing_evidence(p_anomaly_id bigint)
  RETURNS SETOF monitor.evidence_samples
@@ -1986,7 +2193,7 @@ begin
   end if;
 
   with page as materialized (
-    select * from monitor.match_series(p_matchers, p_after_series_id, p_limit)
+    select * from monitor.match_series(p_matchers, p_after_series_id, monitor.bounded_page(p_limit, p_from, p_until))
   )
   select jsonb_build_object(
     'series', coalesce(
@@ -1995,7 +2202,8 @@ begin
         'times', buckets.times, 'counts', buckets.counts, 'sums', buckets.sums,
         'mins', buckets.mins, 'maxs', buckets.maxs, 'firsts', buckets.firsts, 'lasts', buckets.lasts
       ) order by page.series_id) filter (where buckets.times is not null), '[]'),
-    'next_series_id', case when count(*) = p_limit then max(page.series_id) end)
+    'next_series_id', case
+      when count(*) = monitor.bounded_page(p_limit, p_from, p_until) then max(page.series_id) end)
   into v_result
   from page
   cross join lateral (
@@ -2041,9 +2249,20 @@ declare
   c_first_look   constant interval := interval '1 day';
   v_result  jsonb;
 begin
-  if p_limit is null or p_limit not between 1 and 1000 then
-    raise exception 'p_limit must be from 1 to 1000, got %', p_limit
+  if p_limit is null or p_limit not between 0 and 1000 then
+    raise exception 'p_limit must be from 0 to 1000, got %', p_limit
       using errcode = 'invalid_parameter_value', hint = 'Read further pages with p_after_series_id.';
+  end if;
+
+  if p_after_series_id is null then
+    -- A run that threw has no result: what the one before it left undone still is.
+    select run.result -> 'next_series_id'
+    into v_result
+    from monitor.job_runs as run
+    where run.job = 'detect-anomalies' and run.finished_at is not null and run.result is not null
+    order by run.finished_at desc
+    limit 1;
+    return jsonb_build_object('series', jsonb_build_array(), 'next_series_id', v_result);
   end if;
 
   with page as materialized (
@@ -2062,7 +2281,7 @@ begin
       and definition.detection_enabled
       and series.last_sample_at > coalesce(saved.last_sample_at, p_now - c_first_look)
     order by series.series_id
-    limit p_limit
+    limit greatest(p_limit, 1)
   )
   select jsonb_build_object(
     'series', coalesce(
@@ -2077,7 +2296,7 @@ begin
           'anomaly_id', page.anomaly_id, 'started_at', monitor.epoch_ms(page.started_at)) end,
         'times', fresh.times, 'values', fresh.values
       ) order by page.series_id) filter (where fresh.times is not null), '[]'),
-    'next_series_id', case when count(*) = p_limit then max(page.series_id) end)
+    'next_series_id', case when count(*) = greatest(p_limit, 1) then max(page.series_id) end)
   into v_result
   from page
   cross join lateral (
@@ -2090,14 +2309,14 @@ begin
       where series_id = page.series_id
         and recorded_at > coalesce(page.last_sample_at, p_now - c_first_look)
       order by recorded_at
-      limit c_sample_limit
+      limit case when p_limit > 0 then c_sample_limit else 0 end
     ) as sample
   ) as fresh;
   return v_result;
 end;
 $function$;
 grant execute on function monitor.read_detection_page(integer,integer,timestamp with time zone) to service_role;
-comment on function monitor.read_detection_page(integer,integer,timestamp with time zone) is 'Series with samples newer than their detector state, with that state, their settings, their open anomaly and at most 1,500 new samples each: {series: [...], next_series_id}; next_series_id is null on the last page. Errors: 22023 for a wrong p_limit.';
+comment on function monitor.read_detection_page(integer,integer,timestamp with time zone) is 'Series with samples newer than their detector state, with that state, their settings, their open anomaly and at most 1,500 new samples each: {series: [...], next_series_id}; next_series_id is null on the last page. With p_limit 0 it reads no samples and next_series_id names the next series. With p_after_series_id null it reads nothing and next_series_id is where the last run stopped, null if that was complete. Errors: 22023 for a wrong p_limit.';
 
 CREATE OR REPLACE FUNCTION monitor.read_health(p_now timestamp with time zone DEFAULT now())
  RETURNS jsonb
@@ -2120,17 +2339,16 @@ AS $function$
     'jobs', (
       select coalesce(jsonb_agg(jsonb_build_object(
         'job', schedule.job,
-        'cron_schedule', schedule.schedule,
         'stale_after_seconds', schedule.stale_after_seconds,
-        'created_at', schedule.created_at,
         'last_succeeded_at', schedule.last_succeeded_at,
         'last_run_at', latest.scheduled_at,
         'last_state', latest.state,
-        'last_reason', latest.reason
+        'last_reason', latest.reason,
+        'last_complete', latest.is_complete
       ) order by schedule.job), '[]')
       from monitor.job_schedules as schedule
       left join lateral (
-        select run.scheduled_at, run.state, run.reason
+        select run.scheduled_at, run.state, run.reason, (run.result ->> 'complete')::boolean as is_complete
         from monitor.job_runs as run
         where run.job = schedule.job and run.state not in ('queued', 'running')
         order by run.scheduled_at desc, run.finished_at desc nulls last
@@ -2140,12 +2358,13 @@ AS $function$
     ),
     'metrics', jsonb_build_object(
       'newest_sample_at', (select max(last_sample_at) from monitor.metric_series),
-      'stale_after_seconds', 180,
-      'series_count', (select count(*) from monitor.metric_series),
+      'stale_after_seconds', (select stale_after_seconds from monitor.job_schedules where job = 'collect-metrics'),
       'failing_collectors', (
         select coalesce(jsonb_agg(collector order by collector), '[]')
         from monitor.metric_collectors
-        where is_enabled and last_outcome in ('failed', 'timed_out'))
+        where is_enabled and last_outcome in ('failed', 'timed_out')
+          -- One that is not called any more has not failed lately.
+          and last_run_at > p_now - make_interval(secs => interval_seconds * backoff_factor + 300))
     ),
     'storage', jsonb_build_object(
       'database_bytes', pg_database_size(current_database()),
@@ -2177,7 +2396,7 @@ CREATE OR REPLACE FUNCTION monitor.read_samples(p_matchers jsonb, p_from timesta
  SET search_path TO ''
 AS $function$
   with page as materialized (
-    select * from monitor.match_series(p_matchers, p_after_series_id, p_limit)
+    select * from monitor.match_series(p_matchers, p_after_series_id, monitor.bounded_page(p_limit, p_from, p_until))
   )
   select jsonb_build_object(
     'series', coalesce(
@@ -2185,7 +2404,8 @@ AS $function$
         'series_id', page.series_id, 'metric', page.metric, 'labels', page.labels,
         'times', samples.times, 'values', samples.values
       ) order by page.series_id) filter (where samples.times is not null), '[]'),
-    'next_series_id', case when count(*) = p_limit then max(page.series_id) end)
+    'next_series_id', case
+      when count(*) = monitor.bounded_page(p_limit, p_from, p_until) then max(page.series_id) end)
   from page
   cross join lateral (
     select
@@ -2197,7 +2417,7 @@ AS $function$
 $function$;
 grant execute on function monitor.read_samples(jsonb,timestamp with time zone,timestamp with time zone,integer,integer) to authenticated;
 grant execute on function monitor.read_samples(jsonb,timestamp with time zone,timestamp with time zone,integer,integer) to service_role;
-comment on function monitor.read_samples(jsonb,timestamp with time zone,timestamp with time zone,integer,integer) is 'Samples of the matching series with p_from <= time < p_until, oldest first: {series: [{series_id, metric, labels, times: [epoch ms], values: []}], next_series_id}. Series without samples are left out; next_series_id is null on the last page, else pass it as p_after_series_id. Errors as match_series.';
+comment on function monitor.read_samples(jsonb,timestamp with time zone,timestamp with time zone,integer,integer) is 'Samples of the matching series with p_from <= time < p_until, oldest first: {series: [{series_id, metric, labels, times: [epoch ms], values: []}], next_series_id}. Series without samples are left out; next_series_id is null on the last page, else pass it as p_after_series_id. A page over a long range holds fewer series than p_limit (monitor.bounded_page). Errors as match_series.';
 
 CREATE OR REPLACE FUNCTION monitor.record_change()
  RETURNS trigger
@@ -2240,8 +2460,14 @@ begin
       using errcode = 'invalid_parameter_value', hint = 'Start it with monitor.start_job.';
   end if;
 
-  -- A project that slept comes back by itself: the day it wakes in is made here.
-  perform monitor.ensure_sample_days(p_scheduled_at);
+  -- A project that slept comes back by itself: the day it wakes in is made here. The days to come can wait for another
+  -- minute; what was just measured cannot.
+  perform monitor.ensure_sample_days(p_scheduled_at, 0);
+  begin
+    perform monitor.ensure_sample_days(p_scheduled_at);
+  exception when lock_not_available or deadlock_detected then
+    null; -- health and check_setup tell how many days are ahead
+  end;
 
   select coalesce(jsonb_agg(sample), '[]') into v_samples
   from jsonb_array_elements(p_results) as result
@@ -2261,13 +2487,16 @@ begin
   ), costed as (
     select
       reported.*,
-      case when reported.duration_seconds > settings.cost_budget_ratio * known.interval_seconds
-        then least(known.backoff_factor * 2, 64)
-        else greatest(known.backoff_factor / 2, 1)
+      case
+        when reported.duration_seconds > budget.seconds * known.backoff_factor then least(known.backoff_factor * 2, 64)
+        -- Half as rare again only if it fits that budget too: else it would go to and fro.
+        when reported.duration_seconds <= budget.seconds * known.backoff_factor / 2 then greatest(known.backoff_factor / 2, 1)
+        else known.backoff_factor
       end as factor
     from reported
     join monitor.metric_collectors as known using (collector)
     cross join monitor.settings
+    cross join lateral (select settings.cost_budget_ratio * known.interval_seconds as seconds) as budget
   )
   update monitor.metric_collectors as known
   set last_run_at = p_scheduled_at,
@@ -2578,7 +2807,7 @@ CREATE OR REPLACE FUNCTION monitor.review_anomaly(p_anomaly_id bigint, p_state t
  SET search_path TO ''
 AS $function$
 begin
-  if current_setting('role', true) = 'authenticated' and not monitor.is_admin() then
+  if not monitor.may_administer() then
     raise exception 'only an admin may review an anomaly' using errcode = 'insufficient_privilege';
   end if;
   if p_state is null or p_state not in ('acknowledged', 'resolved', 'false_positive', 'expected') then
@@ -2609,8 +2838,14 @@ declare
   v_entity      text;
   v_results     jsonb := '[]';
 begin
-  for v_entity in select jsonb_array_elements_text(monitor.list_retention_steps()) loop
-    exit when clock_timestamp() - v_started_at > c_budget;
+  -- Dropping a day locks metric_time_series against everybody until this transaction ends, so it comes last, and has
+  -- its turn even when the others used up the time.
+  for v_entity in
+    select entity
+    from jsonb_array_elements_text(monitor.list_retention_steps()) with ordinality as step (entity, position)
+    order by entity = 'metric_time_series', position
+  loop
+    continue when clock_timestamp() - v_started_at > c_budget and v_entity <> 'metric_time_series';
     v_results := v_results || monitor.run_retention_step(v_entity, null, p_dry_run, p_now);
   end loop;
   return v_results;
@@ -2691,7 +2926,7 @@ declare
   v_cron_name    text;
   v_is_function  boolean;
 begin
-  if current_setting('role', true) = 'authenticated' and not monitor.is_admin() then
+  if not monitor.may_administer() then
     raise exception 'only an admin may change a schedule' using errcode = 'insufficient_privilege';
   end if;
   if p_schedule is null or not monitor.is_cron_schedule(p_schedule) then
@@ -2703,6 +2938,7 @@ begin
   -- Ticks of the old schedule are not missed under the new one.
   update monitor.job_schedules
   set schedule = p_schedule,
+      stale_after_seconds = monitor.stale_after_seconds(p_schedule, p_now),
       watched_until = case when schedule = p_schedule then watched_until else greatest(watched_until, p_now) end
   where job = p_job
   returning cron_name, is_function into v_cron_name, v_is_function;
@@ -2717,6 +2953,25 @@ $function$;
 grant execute on function monitor.set_schedule(text,text,timestamp with time zone) to authenticated;
 grant execute on function monitor.set_schedule(text,text,timestamp with time zone) to service_role;
 comment on function monitor.set_schedule(text,text,timestamp with time zone) is 'Sets when a job runs, in job_schedules and in pg_cron; repeating it changes nothing. Recorded in the audit log. Errors: 42501 for a user who is no admin, 22023 for an unknown job or a schedule that is none.';
+
+CREATE OR REPLACE FUNCTION monitor.stale_after_seconds(p_schedule text, p_now timestamp with time zone)
+ RETURNS integer
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO ''
+AS $function$
+  -- Two weeks tell the longest gap of any schedule that fires twice in them; a rarer one is given a year.
+  with gap as (
+    select max(extract(epoch from next_tick - tick)) as seconds
+    from (
+      select tick, lead(tick) over (order by tick) as next_tick
+      from monitor.cron_ticks(p_schedule, p_now, p_now + interval '15 days') as tick
+    ) as ticks
+  )
+  select (coalesce(gap.seconds, 31622400) + greatest(120, least(2 * coalesce(gap.seconds, 31622400), 7200)))::integer
+  from gap;
+$function$;
+comment on function monitor.stale_after_seconds(text,timestamp with time zone) is 'After how long without a success a job of this schedule is stale: its longest gap, and twice that again, but at least 2 minutes and at most 2 hours. One that runs less often than every two weeks is stale after a year.';
 
 CREATE OR REPLACE FUNCTION monitor.start_job(p_job text, p_run_id uuid, p_trigger text, p_scheduled_at timestamp with time zone, p_now timestamp with time zone DEFAULT now())
  RETURNS jsonb
@@ -2802,6 +3057,9 @@ declare
   v_judged     integer := 0;
   v_missed     integer := 0;
 begin
+  -- One watchdog at a time, and jobs before runs, as start_job and finish_job lock them.
+  perform from monitor.job_schedules order by job for update;
+
   begin
     update monitor.job_runs as run
     set responded_at = response.created,

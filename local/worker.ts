@@ -221,18 +221,28 @@ export async function createWorker({ adminUrl, cron, log }: WorkerOptions): Prom
     );
   }
 
+  let sending: Promise<void> | undefined;
+  let isAskedAgain = false;
+
+  /** As pg_net: no request of a batch is sent before the last answer of the one before has come. */
+  async function sendBatches(): Promise<void> {
+    while (isAskedAgain) {
+      isAskedAgain = false;
+      if (!await has("net.http_request_queue")) return;
+      for (let batch = await takeRequests(); batch.length > 0; batch = await takeRequests()) {
+        await Promise.all(
+          batch.map((request) => answer(request).catch(report(`request ${request.id}`))),
+        );
+      }
+    }
+  }
+
   const worker: Worker = {
     runDueJobs: (at) => runJobs("cron._is_due(schedule, $1)", [at]),
 
-    async sendRequests() {
-      if (!await has("net.http_request_queue")) return;
-      const sent: Promise<void>[] = [];
-      for (let batch = await takeRequests(); batch.length > 0; batch = await takeRequests()) {
-        sent.push(
-          ...batch.map((request) => answer(request).catch(report(`request ${request.id}`))),
-        );
-      }
-      await Promise.all(sent);
+    sendRequests() {
+      isAskedAgain = true;
+      return sending ??= sendBatches().finally(() => sending = undefined);
     },
 
     async removeOldResponses(at) {

@@ -131,7 +131,6 @@ export function sampleFacts(changes: Partial<HealthFacts> = {}): HealthFacts {
     metrics: {
       newestSampleAt: afterNoon(-60),
       staleAfterSeconds: 180,
-      seriesCount: 30,
       failingCollectors: [],
     },
     storage: {
@@ -148,9 +147,7 @@ export function sampleFacts(changes: Partial<HealthFacts> = {}): HealthFacts {
 export function sampleJobFacts(changes: Partial<JobFacts> = {}): JobFacts {
   return {
     job: "collect-metrics",
-    cronSchedule: "* * * * *",
     staleAfterSeconds: 180,
-    createdAt: afterNoon(-86_400),
     lastSucceededAt: afterNoon(-59),
     lastRunAt: afterNoon(-60),
     lastState: "succeeded",

@@ -24,18 +24,16 @@ export const HealthFactsRow = z.object({
   }).nullable(),
   jobs: z.array(z.object({
     job: z.string(),
-    cron_schedule: z.string(),
     stale_after_seconds: z.number().positive(),
-    created_at: Instant,
     last_succeeded_at: Instant.nullable(),
     last_run_at: Instant.nullable(),
     last_state: z.enum(RUN_STATES).nullable(),
     last_reason: z.string().nullable(),
+    last_complete: z.boolean().nullable().optional(),
   })),
   metrics: z.object({
     newest_sample_at: Instant.nullable(),
     stale_after_seconds: z.number().positive(),
-    series_count: z.int().nonnegative(),
     failing_collectors: z.array(z.string()),
   }),
   storage: z.object({
@@ -49,13 +47,13 @@ export const HealthFactsRow = z.object({
 /** What one job did last. */
 export interface JobFacts {
   readonly job: string;
-  readonly cronSchedule: string;
   readonly staleAfterSeconds: number;
-  readonly createdAt: Date;
   readonly lastSucceededAt: Date | null;
   readonly lastRunAt: Date | null;
   readonly lastState: typeof RUN_STATES[number] | null;
   readonly lastReason: string | null;
+  /** False if the last run left work for the next; null or absent if it did not say. */
+  readonly lastComplete?: boolean | null;
 }
 
 /** The facts that health is judged from, all of one instant. */
@@ -73,7 +71,6 @@ export interface HealthFacts {
   readonly metrics: {
     readonly newestSampleAt: Date | null;
     readonly staleAfterSeconds: number;
-    readonly seriesCount: number;
     readonly failingCollectors: readonly string[];
   };
   readonly storage: {
@@ -99,18 +96,16 @@ export function parseHealthFacts(answer: unknown): HealthFacts {
     },
     jobs: jobs.map((row) => ({
       job: row.job,
-      cronSchedule: row.cron_schedule,
       staleAfterSeconds: row.stale_after_seconds,
-      createdAt: new Date(row.created_at),
       lastSucceededAt: toDate(row.last_succeeded_at),
       lastRunAt: toDate(row.last_run_at),
       lastState: row.last_state,
       lastReason: row.last_reason,
+      lastComplete: row.last_complete ?? null,
     })),
     metrics: {
       newestSampleAt: toDate(metrics.newest_sample_at),
       staleAfterSeconds: metrics.stale_after_seconds,
-      seriesCount: metrics.series_count,
       failingCollectors: metrics.failing_collectors,
     },
     storage: {

@@ -148,8 +148,11 @@ function judgeJob(job: JobFacts, jobsEnabled: boolean, clock: Date): ComponentHe
     if (!jobsEnabled) {
       return { ...success, status: "degraded", reason: `jobs are switched off; ${success.reason}` };
     }
-    return lastState === "failed" || lastState === "lost" || lastState === "missed"
-      ? { ...success, status: "degraded", reason: `the last run was ${lastState}${because}` }
+    if (lastState === "failed" || lastState === "lost" || lastState === "missed") {
+      return { ...success, status: "degraded", reason: `the last run was ${lastState}${because}` };
+    }
+    return job.lastComplete === false
+      ? { ...success, status: "degraded", reason: "the last run left work for the next" }
       : success;
   }
   if (!jobsEnabled) return { ...success, reason: `jobs are switched off; ${success.reason}` };

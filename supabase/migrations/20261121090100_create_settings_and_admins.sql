@@ -1,5 +1,5 @@
 -- Purpose:  who may administer, the one row of settings with the kill switch, and the record of who changed what.
--- Locks:    none on existing tables but a brief share lock on auth.users (foreign key).
+-- Locks:    share row exclusive on auth.users while this migration runs (its foreign key): logins wait that long.
 -- Undo:     drop table monitor.audit_log, monitor.settings, monitor.admins cascade;
 --           drop function monitor.record_change(), monitor.is_admin(), monitor.current_actor();
 
@@ -53,6 +53,26 @@ $$;
 
 comment on function monitor.current_actor() is
   'Who acts: the user id of a verified token, else the role taken on, else the session''s user.';
+
+create function monitor.may_administer()
+returns boolean
+language sql
+stable
+security invoker
+set search_path = ''
+as $$
+  select monitor.is_admin() or exists (
+    select
+    from (select coalesce(nullif(current_setting('role', true), 'none'), session_user::text) as name) as caller
+    join pg_catalog.pg_roles as role on role.rolname = caller.name
+    where role.rolname = 'service_role' or role.rolsuper
+       or role.oid = (select nspowner from pg_catalog.pg_namespace where nspname = 'monitor')
+  );
+$$;
+
+comment on function monitor.may_administer() is
+  'Whether the caller may change what admins may: a user in monitor.admins, service_role, the owner of this schema. For '
+  'use in security definer functions, where current_user is no longer the caller. Any other role may not.';
 
 create table monitor.settings (
   is_only_row        boolean          not null default true,

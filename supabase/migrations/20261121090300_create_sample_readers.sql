@@ -2,7 +2,8 @@
 -- Locks:    none.
 -- Undo:     drop function monitor.read_samples(jsonb, timestamptz, timestamptz, integer, integer),
 --           monitor.read_buckets(jsonb, timestamptz, timestamptz, interval, integer, integer),
---           monitor.match_series(jsonb, integer, integer), monitor.epoch_ms(timestamptz);
+--           monitor.match_series(jsonb, integer, integer), monitor.bounded_page(integer, timestamptz, timestamptz),
+--           monitor.epoch_ms(timestamptz);
 
 create function monitor.epoch_ms(p_at timestamptz)
 returns bigint
@@ -26,7 +27,14 @@ language plpgsql
 stable
 security invoker
 set search_path = ''
+set plan_cache_mode = 'force_custom_plan' -- so that "no name given" and "these names" are planned apart
 as $$
+declare
+  -- Equality on the name is by far the commonest matcher, and the one the key can serve.
+  v_names  text[] := (
+    select array_agg(matcher ->> 'value')
+    from jsonb_array_elements(case when jsonb_typeof(p_matchers) = 'array' then p_matchers else '[]' end) as matcher
+    where matcher ->> 'name' = '__name__' and matcher ->> 'op' = '=');
 begin
   if jsonb_typeof(p_matchers) is distinct from 'array' or exists (
     select from jsonb_array_elements(p_matchers) as matcher
@@ -52,11 +60,7 @@ begin
     select series.series_id, series.metric, series.labels
     from monitor.metric_series as series
     where series.series_id > p_after_series_id
-      -- Equality on the name is by far the commonest matcher, and the one the key can serve.
-      and series.metric = any (coalesce(
-        (select array_agg(matcher ->> 'value') from jsonb_array_elements(p_matchers) as matcher
-         where matcher ->> 'name' = '__name__' and matcher ->> 'op' = '='),
-        array[series.metric]))
+      and (v_names is null or series.metric = any (v_names))
       and not exists (
         select
         from jsonb_array_elements(p_matchers) as matcher
@@ -83,6 +87,23 @@ comment on function monitor.match_series(jsonb, integer, integer) is
   'metric is the label __name__), by ascending series_id after p_after_series_id, at most p_limit (1-1000). '
   'Errors: 22023 for malformed arguments, 2201B for a pattern that is none.';
 
+create function monitor.bounded_page(p_limit integer, p_from timestamptz, p_until timestamptz)
+returns integer
+language sql
+immutable
+security invoker
+set search_path = ''
+as $$
+  -- At one sample a minute, a page is at most 200,000 samples; a single series may be longer than that.
+  select case when p_limit between 1 and 1000 and p_from < p_until
+    then least(p_limit, greatest(1, floor(200000 / greatest(1, extract(epoch from p_until - p_from) / 60))::integer))
+    else p_limit end;
+$$;
+
+comment on function monitor.bounded_page(integer, timestamptz, timestamptz) is
+  'How many series a page over this range may hold so that it is read well within the 8 s of a statement. A limit out '
+  'of range is handed on for monitor.match_series to refuse.';
+
 create function monitor.read_samples(
   p_matchers         jsonb,
   p_from             timestamptz,
@@ -97,7 +118,7 @@ security invoker
 set search_path = ''
 as $$
   with page as materialized (
-    select * from monitor.match_series(p_matchers, p_after_series_id, p_limit)
+    select * from monitor.match_series(p_matchers, p_after_series_id, monitor.bounded_page(p_limit, p_from, p_until))
   )
   select jsonb_build_object(
     'series', coalesce(
@@ -105,7 +126,8 @@ as $$
         'series_id', page.series_id, 'metric', page.metric, 'labels', page.labels,
         'times', samples.times, 'values', samples.values
       ) order by page.series_id) filter (where samples.times is not null), '[]'),
-    'next_series_id', case when count(*) = p_limit then max(page.series_id) end)
+    'next_series_id', case
+      when count(*) = monitor.bounded_page(p_limit, p_from, p_until) then max(page.series_id) end)
   from page
   cross join lateral (
     select
@@ -119,7 +141,8 @@ $$;
 comment on function monitor.read_samples(jsonb, timestamptz, timestamptz, integer, integer) is
   'Samples of the matching series with p_from <= time < p_until, oldest first: '
   '{series: [{series_id, metric, labels, times: [epoch ms], values: []}], next_series_id}. Series without samples are '
-  'left out; next_series_id is null on the last page, else pass it as p_after_series_id. Errors as match_series.';
+  'left out; next_series_id is null on the last page, else pass it as p_after_series_id. A page over a long range holds '
+  'fewer series than p_limit (monitor.bounded_page). Errors as match_series.';
 
 create function monitor.read_buckets(
   p_matchers         jsonb,
@@ -146,7 +169,7 @@ begin
   end if;
 
   with page as materialized (
-    select * from monitor.match_series(p_matchers, p_after_series_id, p_limit)
+    select * from monitor.match_series(p_matchers, p_after_series_id, monitor.bounded_page(p_limit, p_from, p_until))
   )
   select jsonb_build_object(
     'series', coalesce(
@@ -155,7 +178,8 @@ begin
         'times', buckets.times, 'counts', buckets.counts, 'sums', buckets.sums,
         'mins', buckets.mins, 'maxs', buckets.maxs, 'firsts', buckets.firsts, 'lasts', buckets.lasts
       ) order by page.series_id) filter (where buckets.times is not null), '[]'),
-    'next_series_id', case when count(*) = p_limit then max(page.series_id) end)
+    'next_series_id', case
+      when count(*) = monitor.bounded_page(p_limit, p_from, p_until) then max(page.series_id) end)
   into v_result
   from page
   cross join lateral (
@@ -194,6 +218,7 @@ revoke all on all functions in schema monitor from public;
 grant execute on function
   monitor.epoch_ms(timestamptz),
   monitor.match_series(jsonb, integer, integer),
+  monitor.bounded_page(integer, timestamptz, timestamptz),
   monitor.read_samples(jsonb, timestamptz, timestamptz, integer, integer),
   monitor.read_buckets(jsonb, timestamptz, timestamptz, interval, integer, integer)
 to authenticated, service_role;

@@ -141,7 +141,8 @@ comment on column monitor.job_schedules.cron_name is 'Name of the job in pg_cron
 comment on column monitor.job_schedules.schedule is 'Cron schedule of five fields, in UTC.';
 comment on column monitor.job_schedules.is_function is 'True: an edge function called by HTTP. False: plain SQL.';
 comment on column monitor.job_schedules.timeout_milliseconds is
-  'How long pg_net waits for the answer. A run that finishes later still counts, as slow.';
+  'How long pg_net waits for the answer; until then it sends no other batch of the project''s requests, so keep it '
+  'short. A run that finishes later still counts, as slow.';
 comment on column monitor.job_schedules.lease_seconds is
   'How long a run keeps others out if it dies without finishing; a call lives at most 150 s.';
 comment on column monitor.job_schedules.stale_after_seconds is 'Without a success for so long, the job''s health is unknown.';
@@ -249,10 +250,11 @@ begin
   if p_run.state = 'missed' then
     state := 'missed';
     reason := p_run.reason;
-  elsif p_run.outcome = 'skipped' or p_run.http_status = 409 then
+  -- A 409 to a run that did work is the answer to a second delivery of it.
+  elsif p_run.outcome = 'skipped' or (p_run.outcome is null and p_run.http_status = 409) then
     state := 'skipped';
     reason := coalesce(p_run.error, 'another run held the lease');
-  elsif p_run.http_status >= 300 then
+  elsif p_run.http_status >= 300 and p_run.http_status <> 409 then
     state := 'failed';
     reason := 'HTTP ' || p_run.http_status || coalesce(': ' || p_run.error, '');
   elsif p_run.outcome = 'failed' then

@@ -223,9 +223,20 @@ declare
   c_first_look   constant interval := interval '1 day';
   v_result  jsonb;
 begin
-  if p_limit is null or p_limit not between 1 and 1000 then
-    raise exception 'p_limit must be from 1 to 1000, got %', p_limit
+  if p_limit is null or p_limit not between 0 and 1000 then
+    raise exception 'p_limit must be from 0 to 1000, got %', p_limit
       using errcode = 'invalid_parameter_value', hint = 'Read further pages with p_after_series_id.';
+  end if;
+
+  if p_after_series_id is null then
+    -- A run that threw has no result: what the one before it left undone still is.
+    select run.result -> 'next_series_id'
+    into v_result
+    from monitor.job_runs as run
+    where run.job = 'detect-anomalies' and run.finished_at is not null and run.result is not null
+    order by run.finished_at desc
+    limit 1;
+    return jsonb_build_object('series', jsonb_build_array(), 'next_series_id', v_result);
   end if;
 
   with page as materialized (
@@ -244,7 +255,7 @@ begin
       and definition.detection_enabled
       and series.last_sample_at > coalesce(saved.last_sample_at, p_now - c_first_look)
     order by series.series_id
-    limit p_limit
+    limit greatest(p_limit, 1)
   )
   select jsonb_build_object(
     'series', coalesce(
@@ -259,7 +270,7 @@ begin
           'anomaly_id', page.anomaly_id, 'started_at', monitor.epoch_ms(page.started_at)) end,
         'times', fresh.times, 'values', fresh.values
       ) order by page.series_id) filter (where fresh.times is not null), '[]'),
-    'next_series_id', case when count(*) = p_limit then max(page.series_id) end)
+    'next_series_id', case when count(*) = greatest(p_limit, 1) then max(page.series_id) end)
   into v_result
   from page
   cross join lateral (
@@ -272,7 +283,7 @@ begin
       where series_id = page.series_id
         and recorded_at > coalesce(page.last_sample_at, p_now - c_first_look)
       order by recorded_at
-      limit c_sample_limit
+      limit case when p_limit > 0 then c_sample_limit else 0 end
     ) as sample
   ) as fresh;
   return v_result;
@@ -281,8 +292,9 @@ $$;
 
 comment on function monitor.read_detection_page(integer, integer, timestamptz) is
   'Series with samples newer than their detector state, with that state, their settings, their open anomaly and at most '
-  '1,500 new samples each: {series: [...], next_series_id}; next_series_id is null on the last page. '
-  'Errors: 22023 for a wrong p_limit.';
+  '1,500 new samples each: {series: [...], next_series_id}; next_series_id is null on the last page. With p_limit 0 it '
+  'reads no samples and next_series_id names the next series. With p_after_series_id null it reads nothing and '
+  'next_series_id is where the last run stopped, null if that was complete. Errors: 22023 for a wrong p_limit.';
 
 create function monitor.record_detections(
   p_run_id   uuid,
@@ -409,7 +421,7 @@ security definer -- an admin may judge an anomaly, but not rewrite it
 set search_path = ''
 as $$
 begin
-  if current_setting('role', true) = 'authenticated' and not monitor.is_admin() then
+  if not monitor.may_administer() then
     raise exception 'only an admin may review an anomaly' using errcode = 'insufficient_privilege';
   end if;
   if p_state is null or p_state not in ('acknowledged', 'resolved', 'false_positive', 'expected') then

@@ -26,7 +26,7 @@ create table monitor.metric_collectors (
     check (interval_seconds between 60 and 86400 and interval_seconds % 60 = 0),
   constraint metric_collectors_timeout_seconds_in_range check (timeout_seconds between 1 and 7),
   constraint metric_collectors_backoff_factor_in_range check (backoff_factor between 1 and 64),
-  constraint metric_collectors_last_outcome_known check (last_outcome in ('ok', 'failed', 'timed_out', 'skipped'))
+  constraint metric_collectors_last_outcome_known check (last_outcome in ('ok', 'failed', 'timed_out'))
 );
 
 comment on table monitor.metric_collectors is
@@ -37,7 +37,8 @@ comment on column monitor.metric_collectors.timeout_seconds is 'Cut after so lon
 comment on column monitor.metric_collectors.required_relations is
   'Qualified names; while one of them does not exist, the collector is skipped, not failed.';
 comment on column monitor.metric_collectors.backoff_factor is
-  'Its interval is this many times longer: doubled by each run over budget, halved by each run within (1-64).';
+  'Its interval is this many times longer (1-64): doubled by a run that takes more than its share of it, halved by one '
+  'that would fit into half of it.';
 comment on column monitor.metric_collectors.next_due_at is 'Null: due at once.';
 comment on column monitor.metric_collectors.last_duration_seconds is 'Seen from the caller, the way there and back included.';
 
@@ -196,8 +197,14 @@ begin
       using errcode = 'invalid_parameter_value', hint = 'Start it with monitor.start_job.';
   end if;
 
-  -- A project that slept comes back by itself: the day it wakes in is made here.
-  perform monitor.ensure_sample_days(p_scheduled_at);
+  -- A project that slept comes back by itself: the day it wakes in is made here. The days to come can wait for another
+  -- minute; what was just measured cannot.
+  perform monitor.ensure_sample_days(p_scheduled_at, 0);
+  begin
+    perform monitor.ensure_sample_days(p_scheduled_at);
+  exception when lock_not_available or deadlock_detected then
+    null; -- health and check_setup tell how many days are ahead
+  end;
 
   select coalesce(jsonb_agg(sample), '[]') into v_samples
   from jsonb_array_elements(p_results) as result
@@ -217,13 +224,16 @@ begin
   ), costed as (
     select
       reported.*,
-      case when reported.duration_seconds > settings.cost_budget_ratio * known.interval_seconds
-        then least(known.backoff_factor * 2, 64)
-        else greatest(known.backoff_factor / 2, 1)
+      case
+        when reported.duration_seconds > budget.seconds * known.backoff_factor then least(known.backoff_factor * 2, 64)
+        -- Half as rare again only if it fits that budget too: else it would go to and fro.
+        when reported.duration_seconds <= budget.seconds * known.backoff_factor / 2 then greatest(known.backoff_factor / 2, 1)
+        else known.backoff_factor
       end as factor
     from reported
     join monitor.metric_collectors as known using (collector)
     cross join monitor.settings
+    cross join lateral (select settings.cost_budget_ratio * known.interval_seconds as seconds) as budget
   )
   update monitor.metric_collectors as known
   set last_run_at = p_scheduled_at,

@@ -3,7 +3,8 @@
 --           500 ms for it), everything else locks the rows it removes and skips those that others hold.
 -- Undo:     drop table monitor.retention_runs, monitor.retention_policies; drop function monitor.cleanup_…,
 --           monitor.run_retention_step(text, uuid, boolean, timestamptz), monitor.list_retention_steps(),
---           monitor.run_data_retention_cleanup(timestamptz, boolean);
+--           monitor.run_data_retention_cleanup(timestamptz, boolean), monitor.check_retention_limit(integer),
+--           monitor.delete_evidence(text, bigint[]);
 
 create table monitor.retention_policies (
   entity     text    not null,
@@ -13,10 +14,18 @@ create table monitor.retention_policies (
   reason     text    not null,
 
   constraint retention_policies_pkey primary key (entity),
-  constraint retention_policies_action_known check (action in ('drop_days', 'archive', 'delete', 'with_owner', 'keep')),
   constraint retention_policies_keep_days_with_action
     check ((keep_days is not null) = (action in ('drop_days', 'archive', 'delete'))),
-  constraint retention_policies_keep_days_positive check (keep_days >= 1),
+  constraint retention_policies_keep_days_in_range check (keep_days between 1 and 36500),
+  constraint retention_policies_action_fits_entity check (case
+    when entity = 'metric_time_series' then action in ('drop_days', 'keep')
+    when entity = 'anomaly_detections' then action in ('archive', 'keep')
+    when entity = 'evidence_samples' then action in ('with_owner', 'keep')
+    when entity in ('detector_states', 'incident_events', 'incident_alerts', 'incident_anomalies')
+      then action = 'with_owner'
+    when entity in ('anomaly_detections_archive', 'system_alerts', 'incidents', 'job_runs', 'retention_runs', 'audit_log',
+      'sample_days', 'metric_series', 'cron.job_run_details') then action in ('delete', 'keep')
+    else action = 'keep' end),
   constraint retention_policies_reason_present check (reason <> '')
 );
 
@@ -26,7 +35,7 @@ comment on column monitor.retention_policies.entity is 'A table of this schema, 
 comment on column monitor.retention_policies.action is
   'drop_days: whole UTC days. archive: moved, then deleted there. delete: rows. with_owner: goes with the row it '
   'belongs to. keep: never removed.';
-comment on column monitor.retention_policies.keep_days is 'At least 1; null where the action needs none.';
+comment on column monitor.retention_policies.keep_days is 'From 1 to 36,500; null where the action needs none.';
 comment on column monitor.retention_policies.position is 'Order of execution, smallest first.';
 
 alter table monitor.retention_policies enable row level security;
@@ -161,6 +170,40 @@ $$;
 comment on function monitor.retention_cutoff(integer, timestamptz) is
   'p_now less so many times 24 hours. Errors: 22023 unless retention_days is from 1 to 36,500.';
 
+create function monitor.check_retention_limit(p_limit integer)
+returns void
+language plpgsql
+stable
+security invoker
+set search_path = ''
+as $$
+begin
+  if p_limit is null or p_limit not between 1 and 100000 then
+    raise exception 'p_limit must be from 1 to 100000, got %', p_limit
+      using errcode = 'invalid_parameter_value', hint = 'Call again while the answer says more.';
+  end if;
+end;
+$$;
+
+comment on function monitor.check_retention_limit(integer) is
+  'Nothing, or the error of every clean-up: 22023 unless p_limit is from 1 to 100,000.';
+
+create function monitor.delete_evidence(p_owner_kind text, p_owner_ids bigint[])
+returns void
+language sql
+volatile
+security invoker
+set search_path = ''
+as $$
+  delete from monitor.evidence_samples
+  where owner_kind = p_owner_kind
+    and owner_id = any (p_owner_ids)
+    and (select action from monitor.retention_policies where entity = 'evidence_samples') = 'with_owner';
+$$;
+
+comment on function monitor.delete_evidence(text, bigint[]) is
+  'Deletes the evidence of owners that are being deleted, unless the policy says to keep it.';
+
 create function monitor.cleanup_old_metrics(
   retention_days  integer     default 30,
   p_now           timestamptz default now(),
@@ -186,6 +229,7 @@ declare
   v_more        boolean;
   v_partition   regclass;
 begin
+  perform monitor.check_retention_limit(p_limit);
   select count(*) into v_due from monitor.sample_days where day < v_cutoff and state <> 'dropped';
 
   for v_day in
@@ -215,7 +259,7 @@ begin
   return monitor.retention_result(
     'metric_time_series', jsonb_build_object('days', v_days), '{}', v_contended,
     v_oldest::timestamp at time zone 'UTC', v_more, v_started_at,
-    case when v_contended > 0 then 'others are using the table; the day is dropped another time' end);
+    case when v_contended > 0 then 'others are using the table; the next run will try again' end);
 end;
 $$;
 
@@ -245,44 +289,68 @@ declare
   v_free          integer;
   v_by_alert      integer;
   v_by_incident   integer;
-  v_candidates    bigint[];
   v_oldest        timestamptz;
 begin
-  with due as (
+  perform monitor.check_retention_limit(p_limit);
+  with anomaly as (
     select
-      anomaly.anomaly_id,
-      anomaly.review_state in ('resolved', 'false_positive', 'expected') as is_reviewed,
-      exists (
-        select from monitor.incident_anomalies as link
-        join monitor.incidents as incident using (incident_id)
-        where link.anomaly_id = anomaly.anomaly_id and incident.resolved_at is null
-      ) as held_by_incident,
-      exists (
-        select from monitor.system_alerts as alert
-        where alert.anomaly_id = anomaly.anomaly_id and alert.resolved_at is null
-      ) as held_by_alert,
-      coalesce(anomaly.reviewed_at, anomaly.started_at) as age
-    from monitor.anomaly_detections as anomaly
-    where case when anomaly.review_state in ('resolved', 'false_positive', 'expected')
-      -- One that still lasts stays, or the detector's next word would open it anew.
-      then anomaly.reviewed_at < v_review_cutoff and (anomaly.ended_at is not null or anomaly.last_seen_at < v_cutoff)
-      else greatest(anomaly.last_seen_at, anomaly.ended_at, anomaly.reviewed_at) < v_cutoff
-    end
+      anomaly_id,
+      started_at,
+      review_state in ('resolved', 'false_positive', 'expected') as is_reviewed,
+      case when review_state in ('resolved', 'false_positive', 'expected')
+        -- One that still lasts stays, or the detector's next word would open it anew.
+        then reviewed_at < v_review_cutoff and (ended_at is not null or last_seen_at < v_cutoff)
+        else greatest(last_seen_at, ended_at, reviewed_at) < v_cutoff
+      end as is_due
+    from monitor.anomaly_detections
+  ), judged as (
+    select
+      anomaly.started_at,
+      anomaly.is_reviewed,
+      case
+        when not anomaly.is_due then 'young'
+        when exists (
+          select from monitor.incident_anomalies as link
+          join monitor.incidents as incident using (incident_id)
+          where link.anomaly_id = anomaly.anomaly_id and incident.resolved_at is null
+        ) then 'held_by_incident'
+        when exists (
+          select from monitor.system_alerts as alert
+          where alert.anomaly_id = anomaly.anomaly_id and alert.resolved_at is null
+        ) then 'held_by_alert'
+        else 'free'
+      end as fate
+    from anomaly
   )
   select
-    count(*), count(*) filter (where held_by_incident), count(*) filter (where held_by_alert and not held_by_incident),
-    count(*) filter (where not held_by_alert and not held_by_incident and is_reviewed),
-    count(*) filter (where not held_by_alert and not held_by_incident and not is_reviewed),
-    (array_agg(anomaly_id order by age, anomaly_id) filter (where not held_by_alert and not held_by_incident))[1:case when p_dry_run then 2147483647 else p_limit end]
-  into v_due, v_by_incident, v_by_alert, v_archived, v_expired, v_candidates
-  from due;
+    count(*) filter (where fate = 'held_by_incident'),
+    count(*) filter (where fate = 'held_by_alert'),
+    count(*) filter (where fate = 'free' and is_reviewed),
+    count(*) filter (where fate = 'free' and not is_reviewed),
+    min(started_at) filter (where fate <> 'free')
+  into v_by_incident, v_by_alert, v_archived, v_expired, v_oldest
+  from judged;
   v_free := v_archived + v_expired;
 
   if not p_dry_run then
+    -- The same condition again, in the statement that locks: a row that changed meanwhile is judged as it is now.
     with locked as (
-      select anomaly_id from monitor.anomaly_detections
-      where anomaly_id = any (v_candidates)
-      order by anomaly_id
+      select anomaly_id from monitor.anomaly_detections as anomaly
+      where case when review_state in ('resolved', 'false_positive', 'expected')
+          then reviewed_at < v_review_cutoff and (ended_at is not null or last_seen_at < v_cutoff)
+          else greatest(last_seen_at, ended_at, reviewed_at) < v_cutoff
+        end
+        and not exists (
+          select from monitor.incident_anomalies as link
+          join monitor.incidents as incident using (incident_id)
+          where link.anomaly_id = anomaly.anomaly_id and incident.resolved_at is null
+        )
+        and not exists (
+          select from monitor.system_alerts as alert
+          where alert.anomaly_id = anomaly.anomaly_id and alert.resolved_at is null
+        )
+      order by coalesce(reviewed_at, started_at), anomaly_id
+      limit p_limit
       for update skip locked
     ), moved as (
       delete from monitor.anomaly_detections as anomaly
@@ -308,15 +376,14 @@ begin
     select count(*) filter (where review_state <> 'expired'), count(*) filter (where review_state = 'expired')
     into v_archived, v_expired
     from archived;
+    select min(started_at) into v_oldest from monitor.anomaly_detections;
   end if;
 
-  select min(started_at) into v_oldest from monitor.anomaly_detections
-  where not p_dry_run or anomaly_id <> all (coalesce(v_candidates, '{}'));
   return monitor.retention_result(
     'anomaly_detections',
     jsonb_build_object('archived', v_archived, 'expired', v_expired),
     jsonb_build_object('held_by_alert', v_by_alert, 'held_by_incident', v_by_incident),
-    case when p_dry_run then 0 else coalesce(cardinality(v_candidates), 0) - v_archived - v_expired end,
+    greatest(least(v_free, case when not p_dry_run then p_limit else 0 end) - v_archived - v_expired, 0),
     v_oldest,
     not p_dry_run and v_archived + v_expired > 0 and v_free > v_archived + v_expired,
     v_started_at);
@@ -342,44 +409,52 @@ as $$
 declare
   v_started_at  timestamptz := clock_timestamp();
   v_cutoff      timestamptz := monitor.retention_cutoff(retention_days, p_now);
-  v_candidates  bigint[];
   v_free        integer;
   v_held        integer;
   v_deleted     integer;
   v_oldest      timestamptz;
 begin
-  with due as (
-    select alert.alert_id, alert.resolved_at, exists (
-      select from monitor.incident_alerts as link
-      join monitor.incidents as incident using (incident_id)
-      where link.alert_id = alert.alert_id and incident.resolved_at is null
-    ) as is_held
+  perform monitor.check_retention_limit(p_limit);
+  with judged as (
+    select alert.fired_at, case
+      when alert.resolved_at is null or alert.resolved_at >= v_cutoff then 'young'
+      when exists (
+        select from monitor.incident_alerts as link
+        join monitor.incidents as incident using (incident_id)
+        where link.alert_id = alert.alert_id and incident.resolved_at is null
+      ) then 'held'
+      else 'free'
+    end as fate
     from monitor.system_alerts as alert
-    where alert.resolved_at < v_cutoff
   )
   select
-    count(*) filter (where not is_held), count(*) filter (where is_held),
-    (array_agg(alert_id order by resolved_at, alert_id) filter (where not is_held))[1:case when p_dry_run then 2147483647 else p_limit end]
-  into v_free, v_held, v_candidates
-  from due;
+    count(*) filter (where fate = 'free'), count(*) filter (where fate = 'held'),
+    min(fired_at) filter (where fate <> 'free')
+  into v_free, v_held, v_oldest
+  from judged;
 
   v_deleted := v_free;
   if not p_dry_run then
-    with locked as (
-      select alert_id from monitor.system_alerts
-      where alert_id = any (v_candidates)
-      order by alert_id
+    -- The same condition again, in the statement that locks: a row that changed meanwhile is judged as it is now.
+    delete from monitor.system_alerts where alert_id in (
+      select alert_id from monitor.system_alerts as alert
+      where resolved_at < v_cutoff
+        and not exists (
+          select from monitor.incident_alerts as link
+          join monitor.incidents as incident using (incident_id)
+          where link.alert_id = alert.alert_id and incident.resolved_at is null
+        )
+      order by resolved_at, alert_id
+      limit p_limit
       for update skip locked
-    )
-    delete from monitor.system_alerts as alert using locked where alert.alert_id = locked.alert_id;
+    );
     get diagnostics v_deleted = row_count;
+    select min(fired_at) into v_oldest from monitor.system_alerts;
   end if;
 
-  select min(fired_at) into v_oldest from monitor.system_alerts
-  where not p_dry_run or alert_id <> all (coalesce(v_candidates, '{}'));
   return monitor.retention_result(
     'system_alerts', jsonb_build_object('deleted', v_deleted), jsonb_build_object('held_by_incident', v_held),
-    case when p_dry_run then 0 else coalesce(cardinality(v_candidates), 0) - v_deleted end,
+    greatest(least(v_free, p_limit) - v_deleted, 0),
     v_oldest, not p_dry_run and v_deleted > 0 and v_free > v_deleted, v_started_at);
 end;
 $$;
@@ -402,39 +477,45 @@ as $$
 declare
   v_started_at  timestamptz := clock_timestamp();
   v_cutoff      timestamptz := monitor.retention_cutoff(retention_days, p_now);
-  v_candidates  bigint[];
   v_due         integer;
+  v_ids         bigint[];
   v_deleted     integer;
   v_oldest      timestamptz;
 begin
-  select count(*), (array_agg(incident_id order by resolved_at, incident_id))[1:case when p_dry_run then 2147483647 else p_limit end]
-  into v_due, v_candidates
-  from monitor.incidents
-  where resolved_at < v_cutoff;
+  perform monitor.check_retention_limit(p_limit);
+  select
+    count(*) filter (where resolved_at < v_cutoff),
+    min(started_at) filter (where resolved_at is null or resolved_at >= v_cutoff)
+  into v_due, v_oldest
+  from monitor.incidents;
 
   v_deleted := v_due;
   if not p_dry_run then
-    with locked as (
-      select incident_id from monitor.incidents
-      where incident_id = any (v_candidates)
-      order by incident_id
-      for update skip locked
+    -- The condition again, in the statement that locks: one that was opened again meanwhile stays.
+    with deleted as (
+      delete from monitor.incidents where incident_id in (
+        select incident_id from monitor.incidents
+        where resolved_at < v_cutoff
+        order by resolved_at, incident_id
+        limit p_limit
+        for update skip locked
+      )
+      returning incident_id
     )
-    delete from monitor.incidents as incident using locked where incident.incident_id = locked.incident_id;
-    get diagnostics v_deleted = row_count;
+    select count(*), array_agg(incident_id) into v_deleted, v_ids from deleted;
+    perform monitor.delete_evidence('incident', v_ids);
+    select min(started_at) into v_oldest from monitor.incidents;
   end if;
 
-  select min(started_at) into v_oldest from monitor.incidents
-  where not p_dry_run or incident_id <> all (coalesce(v_candidates, '{}'));
   return monitor.retention_result(
     'incidents', jsonb_build_object('deleted', v_deleted), '{}',
-    case when p_dry_run then 0 else coalesce(cardinality(v_candidates), 0) - v_deleted end,
+    greatest(least(v_due, p_limit) - v_deleted, 0),
     v_oldest, not p_dry_run and v_deleted > 0 and v_due > v_deleted, v_started_at);
 end;
 $$;
 
 comment on function monitor.cleanup_old_incidents(integer, timestamptz, boolean, integer) is
-  'Deletes incidents resolved more than retention_days ago with their timeline and links, at most p_limit, oldest '
+  'Deletes incidents resolved more than retention_days ago with their timeline, links and evidence, at most p_limit, oldest '
   'first; others never. Returns as monitor.retention_result.';
 
 create function monitor.cleanup_evidence(
@@ -448,14 +529,20 @@ security invoker
 set search_path = ''
 as $$
 declare
-  c_budget constant interval := interval '3 seconds';
+  c_budget       constant interval := interval '3 seconds';
+  c_series_limit constant integer := 50000; -- about half a second
   v_started_at  timestamptz := clock_timestamp();
   v_anomaly_id  bigint;
   v_copied      integer := 0;
-  v_deleted     integer;
+  v_kinds       text[];
+  v_owners      bigint[];
+  v_series      integer[];
   v_due         integer;
+  v_deleted     integer;
+  v_is_cut      boolean := false;
   v_oldest      timestamptz;
 begin
+  perform monitor.check_retention_limit(p_limit);
   -- The two hours after a start or an end had not happened yet when it was told.
   for v_anomaly_id in
     select anomaly_id from monitor.anomaly_detections
@@ -463,56 +550,79 @@ begin
       and coalesce(ended_at, started_at) <= p_now - interval '2 hours'
     order by anomaly_id
   loop
-    exit when clock_timestamp() - v_started_at > c_budget;
+    v_is_cut := clock_timestamp() - v_started_at > c_budget;
+    exit when v_is_cut;
     v_copied := v_copied + case when p_dry_run
       then (select count(*) from monitor.missing_evidence(v_anomaly_id))
       else monitor.copy_evidence(v_anomaly_id) end;
   end loop;
 
-  with owner as materialized (
-    select
-      owner_kind, owner_id, count(*) as samples, min(recorded_at) as oldest_at,
-      case owner_kind
-        when 'incident' then not exists (select from monitor.incidents where incident_id = owner_id)
-        else not exists (select from monitor.anomaly_detections where anomaly_id = owner_id)
-          and not exists (select from monitor.anomaly_detections_archive where anomaly_id = owner_id)
-      end as is_gone
-    from monitor.evidence_samples
-    group by owner_kind, owner_id
+  -- Evidence goes with its owner; what is left here lost it some other way. Steps from one owner and series to the next
+  -- along the primary key, as `select distinct` would read every sample. The smallest owners, the oldest, come first.
+  with recursive walk as (
+    (
+      select owner_kind, owner_id, series_id, recorded_at
+      from monitor.evidence_samples
+      order by owner_kind, owner_id, series_id, recorded_at
+      limit 1
+    )
+    union all
+    select next.owner_kind, next.owner_id, next.series_id, next.recorded_at
+    from walk
+    cross join lateral (
+      select sample.owner_kind, sample.owner_id, sample.series_id, sample.recorded_at
+      from monitor.evidence_samples as sample
+      where (sample.owner_kind, sample.owner_id, sample.series_id) > (walk.owner_kind, walk.owner_id, walk.series_id)
+      order by sample.owner_kind, sample.owner_id, sample.series_id, sample.recorded_at
+      limit 1
+    ) as next
+  ), known as (
+    select walk.*, case owner_kind
+      when 'incident' then not exists (select from monitor.incidents where incident_id = owner_id)
+      else not exists (select from monitor.anomaly_detections where anomaly_id = owner_id)
+        and not exists (select from monitor.anomaly_detections_archive where anomaly_id = owner_id)
+    end as is_gone
+    from (select * from walk limit c_series_limit) as walk
   )
-  select coalesce(sum(samples) filter (where is_gone), 0), min(oldest_at) filter (where not is_gone)
-  into v_due, v_oldest
-  from owner;
+  select
+    array_agg(owner_kind) filter (where is_gone),
+    array_agg(owner_id) filter (where is_gone),
+    array_agg(series_id) filter (where is_gone),
+    min(recorded_at) filter (where not is_gone)
+  into v_kinds, v_owners, v_series, v_oldest
+  from known;
+
+  select count(*) into v_due
+  from unnest(v_kinds, v_owners, v_series) as gone (owner_kind, owner_id, series_id)
+  join monitor.evidence_samples using (owner_kind, owner_id, series_id);
 
   v_deleted := v_due;
   if not p_dry_run and v_due > 0 then
-    with due as (
-      select evidence.ctid
-      from monitor.evidence_samples as evidence
-      where case owner_kind
-        when 'incident' then not exists (select from monitor.incidents where incident_id = owner_id)
-        else not exists (select from monitor.anomaly_detections where anomaly_id = owner_id)
-          and not exists (select from monitor.anomaly_detections_archive where anomaly_id = owner_id)
-      end
-      order by evidence.recorded_at
+    delete from monitor.evidence_samples where ctid = any (array(
+      select sample.ctid
+      from unnest(v_kinds, v_owners, v_series) as gone (owner_kind, owner_id, series_id)
+      join monitor.evidence_samples as sample using (owner_kind, owner_id, series_id)
+      order by sample.recorded_at
       limit p_limit
-    )
-    delete from monitor.evidence_samples as evidence using due where evidence.ctid = due.ctid;
+    ));
     get diagnostics v_deleted = row_count;
-    if v_deleted < v_due then
-      select min(recorded_at) into v_oldest from monitor.evidence_samples;
-    end if;
+    select least(v_oldest, min(recorded_at)) into v_oldest
+    from unnest(v_kinds, v_owners, v_series) as gone (owner_kind, owner_id, series_id)
+    join monitor.evidence_samples using (owner_kind, owner_id, series_id);
   end if;
 
-  return monitor.retention_result(
-    'evidence_samples', jsonb_build_object('deleted', v_deleted, 'copied', v_copied), '{}', 0,
-    v_oldest, not p_dry_run and v_deleted > 0 and v_due > v_deleted, v_started_at);
+  -- Samples copied are not samples removed: a call that only copied says nothing was due.
+  return jsonb_set(
+    monitor.retention_result(
+      'evidence_samples', jsonb_build_object('deleted', v_deleted), '{}', 0, v_oldest,
+      not p_dry_run and (v_deleted > 0 and v_due > v_deleted or v_is_cut and v_copied > 0), v_started_at),
+    '{counts,copied}', to_jsonb(v_copied));
 end;
 $$;
 
 comment on function monitor.cleanup_evidence(timestamptz, boolean, integer) is
-  'Completes the evidence of anomalies that began or ended lately and deletes evidence whose owner is gone, at most '
-  'p_limit samples, oldest first. Returns as monitor.retention_result.';
+  'Completes the evidence of anomalies that began or ended lately (counts.copied, which does not make it done) and deletes '
+  'evidence whose owner is gone, at most p_limit samples, oldest first. Returns as monitor.retention_result.';
 
 create function monitor.cleanup_own_table(
   p_entity        text,
@@ -535,6 +645,7 @@ declare
   v_ids         bigint[];
   v_oldest      timestamptz;
 begin
+  perform monitor.check_retention_limit(p_limit);
   -- One static statement an entity: nothing here is put together from strings.
   if p_entity = 'job_runs' then
     select count(*) into v_due from monitor.job_runs where scheduled_at < v_cutoff;
@@ -542,6 +653,7 @@ begin
       delete from monitor.job_runs where run_id in (
         select run_id from monitor.job_runs where scheduled_at < v_cutoff
         order by scheduled_at limit p_limit for update skip locked);
+      get diagnostics v_deleted = row_count;
     end if;
   elsif p_entity = 'retention_runs' then
     select count(*) into v_due from monitor.retention_runs where started_at < v_cutoff;
@@ -549,6 +661,7 @@ begin
       delete from monitor.retention_runs where retention_run_id in (
         select retention_run_id from monitor.retention_runs where started_at < v_cutoff
         order by started_at limit p_limit for update skip locked);
+      get diagnostics v_deleted = row_count;
     end if;
   elsif p_entity = 'audit_log' then
     select count(*) into v_due from monitor.audit_log where changed_at < v_cutoff;
@@ -556,29 +669,50 @@ begin
       delete from monitor.audit_log where entry_id in (
         select entry_id from monitor.audit_log where changed_at < v_cutoff
         order by changed_at limit p_limit for update skip locked);
+      get diagnostics v_deleted = row_count;
     end if;
   elsif p_entity = 'anomaly_detections_archive' then
-    with due as (
-      select archived.anomaly_id, archived.reviewed_at, exists (
-        select from monitor.incident_anomalies as link
-        join monitor.incidents as incident using (incident_id)
-        where link.anomaly_id = archived.anomaly_id and incident.resolved_at is null
-      ) or exists (
-        select from monitor.system_alerts as alert
-        where alert.anomaly_id = archived.anomaly_id and alert.resolved_at is null
-      ) as is_held
+    p_limit := least(p_limit, 500); -- each has some hundred samples of evidence that go with it
+    with judged as (
+      select archived.reviewed_at, case
+        when archived.reviewed_at >= v_cutoff then 'young'
+        when exists (
+          select from monitor.incident_anomalies as link
+          join monitor.incidents as incident using (incident_id)
+          where link.anomaly_id = archived.anomaly_id and incident.resolved_at is null
+        ) or exists (
+          select from monitor.system_alerts as alert
+          where alert.anomaly_id = archived.anomaly_id and alert.resolved_at is null
+        ) then 'held'
+        else 'free'
+      end as fate
       from monitor.anomaly_detections_archive as archived
-      where archived.reviewed_at < v_cutoff
     )
     select
-      count(*) filter (where not is_held), count(*) filter (where is_held),
-      array_agg(anomaly_id order by reviewed_at, anomaly_id) filter (where not is_held)
-    into v_due, v_held, v_ids
-    from due;
+      count(*) filter (where fate = 'free'), count(*) filter (where fate = 'held'),
+      min(reviewed_at) filter (where fate <> 'free')
+    into v_due, v_held, v_oldest
+    from judged;
     if not p_dry_run then
-      delete from monitor.anomaly_detections_archive where anomaly_id in (
-        select anomaly_id from monitor.anomaly_detections_archive where anomaly_id = any (v_ids)
-        order by reviewed_at, anomaly_id limit p_limit for update skip locked);
+      with deleted as (
+        delete from monitor.anomaly_detections_archive where anomaly_id in (
+          select anomaly_id from monitor.anomaly_detections_archive as archived
+          where reviewed_at < v_cutoff
+            and not exists (
+              select from monitor.incident_anomalies as link
+              join monitor.incidents as incident using (incident_id)
+              where link.anomaly_id = archived.anomaly_id and incident.resolved_at is null
+            )
+            and not exists (
+              select from monitor.system_alerts as alert
+              where alert.anomaly_id = archived.anomaly_id and alert.resolved_at is null
+            )
+          order by reviewed_at, anomaly_id limit p_limit for update skip locked)
+        returning anomaly_id
+      )
+      select count(*), array_agg(anomaly_id) into v_deleted, v_ids from deleted;
+      perform monitor.delete_evidence('anomaly', v_ids);
+      select min(reviewed_at) into v_oldest from monitor.anomaly_detections_archive;
     end if;
   elsif p_entity = 'sample_days' then
     select count(*) into v_due from monitor.sample_days where state = 'dropped' and state_since < v_cutoff;
@@ -586,38 +720,63 @@ begin
       delete from monitor.sample_days where day in (
         select day from monitor.sample_days where state = 'dropped' and state_since < v_cutoff
         order by day limit p_limit for update skip locked);
+      get diagnostics v_deleted = row_count;
     end if;
   elsif p_entity = 'metric_series' then
-    select count(*), array_agg(series.series_id order by series.series_id) into v_due, v_ids
-    from monitor.metric_series as series
-    where coalesce(last_sample_at, created_at) < v_cutoff
-      and not exists (select from monitor.metric_time_series where series_id = series.series_id)
-      and not exists (select from monitor.anomaly_detections where series_id = series.series_id)
-      and not exists (select from monitor.anomaly_detections_archive where series_id = series.series_id)
-      and not exists (select from monitor.evidence_samples where series_id = series.series_id);
+    -- `count(*) = 0` is looked up by index, for one idle series after the other until there are enough; with
+    -- `not exists` all samples are read to be compared with all series.
+    with due as materialized (
+      select series_id from monitor.metric_series as series
+      where coalesce(last_sample_at, created_at) < v_cutoff
+        and (select count(*) from monitor.anomaly_detections where series_id = series.series_id) = 0
+        and (select count(*) from monitor.anomaly_detections_archive where series_id = series.series_id) = 0
+        and (select count(*) from monitor.evidence_samples where series_id = series.series_id) = 0
+        and (select count(*) from monitor.metric_time_series where series_id = series.series_id) = 0
+      limit p_limit + 1
+    )
+    select
+      (select count(*) from due),
+      (select min(created_at) from monitor.metric_series where series_id not in (select series_id from due))
+    into v_due, v_oldest;
     if not p_dry_run then
       delete from monitor.metric_series where series_id in (
-        select series_id from monitor.metric_series where series_id = any (v_ids)
-        order by series_id limit p_limit for update skip locked);
+        select series_id from monitor.metric_series as series
+        where coalesce(last_sample_at, created_at) < v_cutoff
+          and (select count(*) from monitor.anomaly_detections where series_id = series.series_id) = 0
+          and (select count(*) from monitor.anomaly_detections_archive where series_id = series.series_id) = 0
+          and (select count(*) from monitor.evidence_samples where series_id = series.series_id) = 0
+          and (select count(*) from monitor.metric_time_series where series_id = series.series_id) = 0
+        order by coalesce(last_sample_at, created_at), series_id limit p_limit for update skip locked);
+      get diagnostics v_deleted = row_count;
+      select min(created_at) into v_oldest from monitor.metric_series;
     end if;
   elsif p_entity = 'cron.job_run_details' then
     if to_regclass('cron.job_run_details') is null then
       return monitor.retention_result(p_entity, '{}', '{}', 0, null, false, v_started_at)
         || jsonb_build_object('outcome', 'missing', 'detail', 'pg_cron is not installed');
     end if;
-    select count(*) filter (where end_time < v_cutoff), min(end_time) filter (where end_time >= v_cutoff)
-    into v_due, v_oldest
-    from cron.job_run_details;
+    -- Runs are numbered as they start, so the first ones tell. One that a restart of the server cut off has no end,
+    -- and no start either if it was still starting: it is as old as those after it.
+    with first as (
+      select runid, coalesce(end_time, start_time) as ran_at from cron.job_run_details order by runid limit p_limit + 1
+    )
+    select array_agg(runid order by runid) into v_ids
+    from first
+    where ran_at < v_cutoff
+      or ran_at is null and runid < (select max(runid) from first where ran_at < v_cutoff);
+    v_due := coalesce(cardinality(v_ids), 0);
     if not p_dry_run then
       -- No row locks here: pg_cron lets us delete its rows, not update them.
-      delete from cron.job_run_details where runid in (
-        select runid from cron.job_run_details where end_time < v_cutoff order by runid limit p_limit);
+      delete from cron.job_run_details where runid = any (v_ids[1:p_limit]);
+      get diagnostics v_deleted = row_count;
     end if;
+    select coalesce(end_time, start_time) into v_oldest from cron.job_run_details
+    where coalesce(end_time, start_time) >= case when p_dry_run then v_cutoff else '-infinity' end
+    order by runid limit 1;
   else
     raise exception 'no clean-up is written for %', p_entity
       using errcode = 'invalid_parameter_value', hint = 'See monitor.retention_policies.';
   end if;
-  get diagnostics v_deleted = row_count;
 
   if p_dry_run then
     v_deleted := v_due;
@@ -626,14 +785,9 @@ begin
     when 'job_runs' then (select min(scheduled_at) from monitor.job_runs where not p_dry_run or scheduled_at >= v_cutoff)
     when 'retention_runs' then (select min(started_at) from monitor.retention_runs where not p_dry_run or started_at >= v_cutoff)
     when 'audit_log' then (select min(changed_at) from monitor.audit_log where not p_dry_run or changed_at >= v_cutoff)
-    when 'anomaly_detections_archive' then
-      (select min(reviewed_at) from monitor.anomaly_detections_archive
-        where not p_dry_run or anomaly_id <> all (coalesce(v_ids, '{}')))
     when 'sample_days' then
       (select min(day)::timestamp at time zone 'UTC' from monitor.sample_days
         where not p_dry_run or state <> 'dropped' or state_since >= v_cutoff)
-    when 'metric_series' then
-      (select min(created_at) from monitor.metric_series where not p_dry_run or series_id <> all (coalesce(v_ids, '{}')))
     else v_oldest
   end;
   return monitor.retention_result(
@@ -648,7 +802,9 @@ $$;
 comment on function monitor.cleanup_own_table(text, integer, timestamptz, boolean, integer) is
   'Deletes rows of the suite''s own tables (job_runs, retention_runs, audit_log, anomaly_detections_archive, '
   'sample_days of dropped days, idle metric_series) and of cron.job_run_details that are older than retention_days, at '
-  'most p_limit, oldest first. Returns as monitor.retention_result. Errors: 22023 for another entity.';
+  'most p_limit, oldest first. Archived anomalies go with their evidence, at most 500 a call. Returns as '
+  'monitor.retention_result; a dry run counts no more than p_limit + 1 of metric_series and cron.job_run_details. '
+  'Errors: 22023 for another entity.';
 
 create function monitor.list_retention_steps()
 returns jsonb
@@ -659,7 +815,7 @@ set search_path = ''
 as $$
   select coalesce(jsonb_agg(entity order by position, entity), '[]')
   from monitor.retention_policies
-  where action in ('drop_days', 'archive', 'delete') or entity = 'evidence_samples';
+  where action in ('drop_days', 'archive', 'delete') or (entity = 'evidence_samples' and action <> 'keep');
 $$;
 
 comment on function monitor.list_retention_steps() is 'The entities that retention works on, in order of execution.';
@@ -737,8 +893,14 @@ declare
   v_entity      text;
   v_results     jsonb := '[]';
 begin
-  for v_entity in select jsonb_array_elements_text(monitor.list_retention_steps()) loop
-    exit when clock_timestamp() - v_started_at > c_budget;
+  -- Dropping a day locks metric_time_series against everybody until this transaction ends, so it comes last, and has
+  -- its turn even when the others used up the time.
+  for v_entity in
+    select entity
+    from jsonb_array_elements_text(monitor.list_retention_steps()) with ordinality as step (entity, position)
+    order by entity = 'metric_time_series', position
+  loop
+    continue when clock_timestamp() - v_started_at > c_budget and v_entity <> 'metric_time_series';
     v_results := v_results || monitor.run_retention_step(v_entity, null, p_dry_run, p_now);
   end loop;
   return v_results;
@@ -754,6 +916,8 @@ revoke all on all functions in schema monitor from public;
 grant execute on function
   monitor.retention_result(text, jsonb, jsonb, integer, timestamptz, boolean, timestamptz, text),
   monitor.retention_cutoff(integer, timestamptz),
+  monitor.check_retention_limit(integer),
+  monitor.delete_evidence(text, bigint[]),
   monitor.cleanup_old_metrics(integer, timestamptz, boolean, integer),
   monitor.cleanup_old_anomalies(integer, timestamptz, boolean, integer),
   monitor.cleanup_old_alerts(integer, timestamptz, boolean, integer),

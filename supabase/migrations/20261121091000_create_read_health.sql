@@ -24,17 +24,16 @@ as $$
     'jobs', (
       select coalesce(jsonb_agg(jsonb_build_object(
         'job', schedule.job,
-        'cron_schedule', schedule.schedule,
         'stale_after_seconds', schedule.stale_after_seconds,
-        'created_at', schedule.created_at,
         'last_succeeded_at', schedule.last_succeeded_at,
         'last_run_at', latest.scheduled_at,
         'last_state', latest.state,
-        'last_reason', latest.reason
+        'last_reason', latest.reason,
+        'last_complete', latest.is_complete
       ) order by schedule.job), '[]')
       from monitor.job_schedules as schedule
       left join lateral (
-        select run.scheduled_at, run.state, run.reason
+        select run.scheduled_at, run.state, run.reason, (run.result ->> 'complete')::boolean as is_complete
         from monitor.job_runs as run
         where run.job = schedule.job and run.state not in ('queued', 'running')
         order by run.scheduled_at desc, run.finished_at desc nulls last
@@ -44,12 +43,13 @@ as $$
     ),
     'metrics', jsonb_build_object(
       'newest_sample_at', (select max(last_sample_at) from monitor.metric_series),
-      'stale_after_seconds', 180,
-      'series_count', (select count(*) from monitor.metric_series),
+      'stale_after_seconds', (select stale_after_seconds from monitor.job_schedules where job = 'collect-metrics'),
       'failing_collectors', (
         select coalesce(jsonb_agg(collector order by collector), '[]')
         from monitor.metric_collectors
-        where is_enabled and last_outcome in ('failed', 'timed_out'))
+        where is_enabled and last_outcome in ('failed', 'timed_out')
+          -- One that is not called any more has not failed lately.
+          and last_run_at > p_now - make_interval(secs => interval_seconds * backoff_factor + 300))
     ),
     'storage', jsonb_build_object(
       'database_bytes', pg_database_size(current_database()),

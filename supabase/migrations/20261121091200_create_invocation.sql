@@ -1,8 +1,44 @@
 -- Purpose:  how cron calls a function, how the three witnesses of a run are joined, and the check of the whole setup.
 -- Locks:    none on existing tables.
--- Undo:     drop function monitor.invoke_function(text, timestamptz), monitor.watch_jobs(timestamptz),
+-- Undo:     drop function monitor.is_project_url(text), monitor.stale_after_seconds(text, timestamptz), monitor.invoke_function(text, timestamptz), monitor.watch_jobs(timestamptz),
 --           monitor.set_schedule(text, text, timestamptz), monitor.check_setup(timestamptz),
 --           monitor.cron_command(text, boolean);
+
+create function monitor.is_project_url(p_url text)
+returns boolean
+language sql
+immutable
+security invoker
+set search_path = ''
+as $$
+  -- Without encryption only to this machine or to a neighbour without a domain, as in a self-hosted composition.
+  select p_url ~ '^(https://[[:alnum:].:-]+|http://([[:alnum:]-]+|127[.][0-9.]+)(:[0-9]+)?)/?$';
+$$;
+
+comment on function monitor.is_project_url(text) is 'Whether the key of cron may be sent to this address.';
+
+create function monitor.stale_after_seconds(p_schedule text, p_now timestamptz)
+returns integer
+language sql
+immutable
+security invoker
+set search_path = ''
+as $$
+  -- Two weeks tell the longest gap of any schedule that fires twice in them; a rarer one is given a year.
+  with gap as (
+    select max(extract(epoch from next_tick - tick)) as seconds
+    from (
+      select tick, lead(tick) over (order by tick) as next_tick
+      from monitor.cron_ticks(p_schedule, p_now, p_now + interval '15 days') as tick
+    ) as ticks
+  )
+  select (coalesce(gap.seconds, 31622400) + greatest(120, least(2 * coalesce(gap.seconds, 31622400), 7200)))::integer
+  from gap;
+$$;
+
+comment on function monitor.stale_after_seconds(text, timestamptz) is
+  'After how long without a success a job of this schedule is stale: its longest gap, and twice that again, but at least '
+  '2 minutes and at most 2 hours. One that runs less often than every two weeks is stale after a year.';
 
 create function monitor.invoke_function(p_job text, p_now timestamptz default now())
 returns uuid
@@ -49,7 +85,7 @@ begin
     select decrypted_secret into v_key from vault.decrypted_secrets where name = 'cron_secret_key';
     v_reason := case
       when v_url is null then 'Vault has no secret named project_url'
-      when v_url !~ '^https?://[[:alnum:].:-]+/?$' then 'the Vault secret project_url is no URL of the form https://host'
+      when not monitor.is_project_url(v_url) then 'the Vault secret project_url is no URL of the form https://host'
       when v_key is null then 'Vault has no secret named cron_secret_key'
       when v_key !~ '^sb_secret_[A-Za-z0-9_-]+$' then 'the Vault secret cron_secret_key is no key of the form sb_secret_…'
     end;
@@ -101,6 +137,9 @@ declare
   v_judged     integer := 0;
   v_missed     integer := 0;
 begin
+  -- One watchdog at a time, and jobs before runs, as start_job and finish_job lock them.
+  perform from monitor.job_schedules order by job for update;
+
   begin
     update monitor.job_runs as run
     set responded_at = response.created,
@@ -212,7 +251,7 @@ declare
   v_cron_name    text;
   v_is_function  boolean;
 begin
-  if current_setting('role', true) = 'authenticated' and not monitor.is_admin() then
+  if not monitor.may_administer() then
     raise exception 'only an admin may change a schedule' using errcode = 'insufficient_privilege';
   end if;
   if p_schedule is null or not monitor.is_cron_schedule(p_schedule) then
@@ -224,6 +263,7 @@ begin
   -- Ticks of the old schedule are not missed under the new one.
   update monitor.job_schedules
   set schedule = p_schedule,
+      stale_after_seconds = monitor.stale_after_seconds(p_schedule, p_now),
       watched_until = case when schedule = p_schedule then watched_until else greatest(watched_until, p_now) end
   where job = p_job
   returning cron_name, is_function into v_cron_name, v_is_function;
@@ -273,7 +313,7 @@ begin
     end if;
     status := case
       when v_value is null then 'failed'
-      when v_name = 'project_url' and v_value !~ '^https?://[[:alnum:].:-]+/?$' then 'failed'
+      when v_name = 'project_url' and not monitor.is_project_url(v_value) then 'failed'
       when v_name = 'cron_secret_key' and v_value !~ '^sb_secret_[A-Za-z0-9_-]+$' then 'failed'
       else 'ok' end;
     detail := case
@@ -288,25 +328,36 @@ begin
     return next;
   end loop;
 
-  requirement := 'key accepted';
-  select run.http_status, run.scheduled_at into v_run
+  -- What the last answer says counts only as long as the next one is not overdue.
+  select run.http_status, run.responded_at, run.responded_at > p_now - make_interval(secs => (
+      select min(stale_after_seconds) from monitor.job_schedules where is_function)) as is_fresh
+  into v_run
   from monitor.job_runs as run
-  where run.trigger = 'cron' and run.http_status is not null
-  order by run.scheduled_at desc
+  where run.trigger = 'cron' and run.responded_at is not null
+  order by run.responded_at desc
   limit 1;
-  status := case
-    when v_run.http_status is null then 'unknown'
-    when v_run.http_status in (401, 403) then 'failed'
-    when v_run.http_status < 300 or v_run.http_status = 409 then 'ok'
-    else 'unknown' end;
-  detail := coalesce(
-    'the last answer, at ' || to_char(v_run.scheduled_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"')
-      || ', was HTTP ' || v_run.http_status,
+  v_text := coalesce(
+    'the last answer came at ' || to_char(v_run.responded_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"')
+      || coalesce(': HTTP ' || v_run.http_status, ' and was none'),
     'no function has answered yet');
+
+  requirement := 'last round trip';
+  status := case when v_run.is_fresh and v_run.http_status is not null then 'ok' else 'unknown' end;
+  detail := v_text;
+  fix := case when status = 'unknown' then
+    'Wait two minutes. If nothing comes, the worker of pg_net hangs: select net.worker_restart();' end;
+  return next;
+
+  requirement := 'key accepted';
+  status := case
+    when v_run.http_status in (401, 403) then 'failed'
+    when v_run.is_fresh and (v_run.http_status < 300 or v_run.http_status = 409) then 'ok'
+    else 'unknown' end;
+  detail := v_text;
   fix := case status
     when 'failed' then 'Make a secret key named cron (or cron_next) in the project''s API settings and store it: '
       || 'select vault.update_secret((select id from vault.secrets where name = ''cron_secret_key''), ''sb_secret_…'');'
-    when 'unknown' then 'Wait two minutes; then look at the round trips below.' end;
+    when 'unknown' then 'Wait two minutes; then look at the last successes below.' end;
   return next;
 
   requirement := 'jobs switched on';
@@ -353,6 +404,8 @@ begin
       || case when status = 'failed' then coalesce('; the last run was ' || v_run.state || coalesce(' (' || v_run.reason || ')', ''), '') else '' end;
     fix := case
       when status = 'ok' then null
+      when v_run.reason ~ '^HTTP 50[03]' then 'Is the schema exposed? Project settings → Data API → Exposed schemas: add monitor. '
+        || 'Else the log of the function tells.'
       when v_job.is_function then format(
         'Is it deployed? supabase functions deploy %1$s --use-api. Then: select monitor.invoke_function(%1$L); and look at monitor.job_runs.', v_job.job)
       else format('select monitor.%I();', replace(v_job.job, '-', '_')) end;
@@ -399,7 +452,7 @@ begin
   where is_function;
   status := case when v_number <= 500000 then 'ok' else 'failed' end;
   detail := to_char(v_number, 'FM999,999,990') || ' by these schedules; the free plan has 500,000';
-  fix := case when status = 'failed' then 'select monitor.set_schedule(job, cron) with a longer interval.' end;
+  fix := case when status = 'failed' then 'select monitor.set_schedule(''collect-metrics'', ''*/2 * * * *'');' end;
   return next;
 end;
 $$;

@@ -40,7 +40,12 @@ async function setUp(asOwner: Query) {
     iso(NOON - SECOND),
     iso(NOON - DAY),
   ]);
-  await addRun(asOwner, { scheduled_at: iso(NOON - MINUTE), http_status: 200, state: "succeeded" });
+  await addRun(asOwner, {
+    scheduled_at: iso(NOON - MINUTE),
+    responded_at: iso(NOON - MINUTE),
+    http_status: 200,
+    state: "succeeded",
+  });
 }
 
 describe("monitor.check_setup()", () => {
@@ -54,6 +59,7 @@ describe("monitor.check_setup()", () => {
       ...[
         "Vault secret project_url",
         "Vault secret cron_secret_key",
+        "last round trip",
         "key accepted",
         "jobs switched on",
       ],
@@ -206,13 +212,49 @@ describe("monitor.check_setup()", () => {
       [500, "unknown"],
     ] as const,
   )("says of the key after HTTP %s: %s", async ([http_status, status], { asOwner, query }) => {
-    await addRun(asOwner, { scheduled_at: iso(NOON - 2 * MINUTE), http_status: 200 });
+    const answered = (minutes: number, status: number) => {
+      const at = iso(NOON - minutes * MINUTE);
+      return addRun(asOwner, { scheduled_at: at, responded_at: at, http_status: status });
+    };
+    await answered(2, 200);
     if (http_status === null) await asOwner("delete from monitor.job_runs");
-    else await addRun(asOwner, { scheduled_at: iso(NOON - MINUTE), http_status });
+    else await answered(1, http_status);
     const answer = (await check(query))["key accepted"];
     expect(answer!.status).toBe(status);
     if (status === "failed") expect(answer!.fix).toContain("cron_secret_key");
     expect(answer!.fix === null).toBe(status === "ok");
+  });
+
+  it("forgets what the last answer said when the next one is overdue", async ({ asOwner, query }) => {
+    await addRun(asOwner, { responded_at: iso(NOON), http_status: 200 });
+    const seen = async (after: number) => {
+      const { "last round trip": trip, "key accepted": key } = await check(query, NOON + after);
+      return [trip!.status, key!.status];
+    };
+    expect(await seen(180 * SECOND - 1)).toEqual(["ok", "ok"]);
+    expect(await seen(180 * SECOND)).toEqual(["unknown", "unknown"]);
+    // A time-out is an answer of pg_net, but no round trip.
+    await asOwner("update monitor.job_runs set http_status = null, http_timed_out = true");
+    expect(await seen(1)).toEqual(["unknown", "unknown"]);
+  });
+
+  it.for(
+    [
+      ["https://abc.supabase.co", true],
+      ["http://127.0.0.1:54321", true],
+      ["http://localhost:54321", true],
+      ["http://kong:8000", true],
+      ["http://abc.supabase.co", false],
+      ["http://128.0.0.1", false],
+      ["http://127.evil.example", false],
+    ] as const,
+  )("lets cron's key go to %s: %s", async ([url, isGood], { asOwner, query }) => {
+    await setUp(asOwner);
+    await asOwner(
+      "select vault.update_secret((select id from vault.secrets where name = 'project_url'), $1)",
+      [url],
+    );
+    expect((await check(query))["Vault secret project_url"]!.status).toBe(isGood ? "ok" : "failed");
   });
 
   it.for(JOBS)(

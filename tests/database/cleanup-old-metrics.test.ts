@@ -186,7 +186,7 @@ describe("monitor.cleanup_old_metrics()", () => {
       counts: { days: 0, contended: 1 },
       oldest_kept_at: `${day(4)}T00:00:00+00:00`,
       more: false,
-      detail: expect.stringContaining("another time"),
+      detail: expect.stringContaining("the next run will try again"),
     });
     expect(await readDays(query)).toHaveLength(5);
 
@@ -245,13 +245,14 @@ describe("monitor.cleanup_evidence()", () => {
       ended_reason: "recovered",
     });
     expect(await evidence(query, { p_dry_run: true })).toMatchObject({
-      outcome: "done",
-      counts: { copied: 3 },
+      outcome: "nothing", // was due to go
+      counts: { copied: 3, deleted: 0 },
     });
     expect(await readTimes(query)).toEqual([]);
     expect(await evidence(query)).toMatchObject({
-      outcome: "done",
+      outcome: "nothing",
       counts: { copied: 3, deleted: 0 },
+      more: false,
     });
     expect(await readTimes(query)).toEqual([end, end + HOUR, end + 2 * HOUR]);
     expect(await evidence(query)).toMatchObject({ outcome: "nothing", counts: { copied: 0 } });

@@ -11,7 +11,7 @@ import {
   openDays,
   range,
 } from "./seeds.ts";
-import { addAnySeries, cleanOwnTable, cleanUp, RETENTION_DAYS } from "./retention.ts";
+import { addAnySeries, type Cleaned, cleanOwnTable, cleanUp, RETENTION_DAYS } from "./retention.ts";
 
 const addAlert = async (
   query: Query,
@@ -389,16 +389,25 @@ describe("monitor.cleanup_own_table()", () => {
     });
   });
 
-  it("keeps what pg_cron is still running", async ({ query, asSuperuser }) => {
-    await asSuperuser(
-      "insert into cron.job_run_details (jobid, status, start_time) values (1, 'running', $1)",
-      [
-        iso(NOON - 100 * DAY),
-      ],
-    );
+  it("deletes what a restart cut off by when it began, and keeps what may be running", async ({ query, asSuperuser }) => {
+    const add = async (status: string, startedAge: number | null) =>
+      (await asSuperuser<{ id: string }>(
+        "insert into cron.job_run_details (jobid, status, start_time) values (1, $1, $2) returning runid as id",
+        [status, startedAge === null ? null : iso(NOON - startedAge)],
+      )).rows[0]!.id;
+    await add("failed", null); // was still starting
+    await add("failed", 7 * DAY + 1);
+    const kept = [await add("failed", 7 * DAY), await add("running", DAY)];
+    kept.push(await add("starting", null));
+    const answer = { outcome: "done", counts: { deleted: 2 }, more: false };
+    expect(await cleanOwnTable(query, "cron.job_run_details", 7, { p_dry_run: true }))
+      .toMatchObject(answer);
     expect(await cleanOwnTable(query, "cron.job_run_details", 7)).toMatchObject({
-      outcome: "nothing",
+      ...answer,
+      oldest_kept_at: "2026-03-03T12:00:00+00:00",
     });
+    const { rows } = await asSuperuser("select runid from cron.job_run_details order by 1");
+    expect(rows.map(({ runid }) => runid)).toEqual(kept);
   });
 
   it("keeps a day that is not dropped, however long it has been as it is", async ({ query, asOwner }) => {
@@ -559,4 +568,125 @@ describe("monitor.cleanup_own_table()", () => {
         .toMatchObject({ code: "42501" });
     }
   });
+});
+
+/** A due row of each, and what makes it one that stays. */
+const CHANGED: Readonly<
+  Record<
+    string,
+    { clean(query: Query): Promise<Cleaned>; add(query: Query): Promise<unknown>; change: string }
+  >
+> = {
+  incidents: {
+    clean: (query) => cleanUp(query, "cleanup_old_incidents"),
+    add: (query) => addIncident(query, 100 * DAY),
+    change: "state = 'open', resolved_at = null",
+  },
+  system_alerts: {
+    clean: (query) => cleanUp(query, "cleanup_old_alerts"),
+    add: (query) => addAlert(query, 100 * DAY),
+    change: "resolved_at = null",
+  },
+  anomaly_detections: {
+    clean: (query) => cleanUp(query, "cleanup_old_anomalies"),
+    add: async (query) =>
+      addAnomaly(query, await addAnySeries(query), { started_at: iso(NOON - 40 * DAY) }),
+    change: `review_state = 'acknowledged', reviewed_by = 'me', reviewed_at = '${iso(NOON)}'`,
+  },
+  anomaly_detections_archive: {
+    clean: (query) => cleanOwnTable(query, "anomaly_detections_archive", 365),
+    add: (query) => OWN.anomaly_detections_archive!.add(query, 400 * DAY),
+    change: `reviewed_at = '${iso(NOON)}'`,
+  },
+  metric_series: {
+    clean: (query) => cleanOwnTable(query, "metric_series", 400),
+    add: (query) => OWN.metric_series!.add(query, 500 * DAY),
+    change: `last_sample_at = '${iso(NOON)}'`,
+  },
+};
+
+describe.each(Object.entries(CHANGED))("a row of %s", (table, { clean, add, change }) => {
+  const count = async (query: Query) => (await query(`select 1 from monitor.${table}`)).rows.length;
+
+  it("stays while somebody changes it, and after", async ({ ownDatabase }) => {
+    const [owner, other] = [await ownDatabase.connectAsOwner(), await ownDatabase.connectAsOwner()];
+    const query = queryOf(await ownDatabase.connect());
+    await add(queryOf(owner));
+    await other.query(`begin; update monitor.${table} set ${change}`);
+    expect(await clean(query)).toMatchObject({ outcome: "contended", counts: { contended: 1 } });
+    await other.query("commit");
+    expect(await clean(query)).toMatchObject({ outcome: "nothing", counts: { contended: 0 } });
+    expect(await count(query)).toBe(1);
+  });
+
+  it("stays when it changed after it was chosen and before it was locked", async ({ ownDatabase }) => {
+    const [owner, session] = [await ownDatabase.connectAsOwner(), await ownDatabase.connect()];
+    const query = queryOf(session);
+    await add(queryOf(owner));
+    // The delete has its snapshot when it comes here, and has locked nothing yet.
+    await owner.query(`
+      create function monitor.wait() returns trigger language plpgsql as $$
+      begin perform pg_advisory_xact_lock(1); return null; end $$;
+      create trigger wait before delete on monitor.${table} for each statement execute function monitor.wait();
+      select pg_advisory_lock(1)`);
+    const answer = clean(query);
+    const isWaiting = async () =>
+      (await owner.query(
+        `select 1 from pg_locks where locktype = 'advisory' and not granted
+           and database = (select oid from pg_database where datname = current_database())`,
+      )).rows.length > 0;
+    while (!await isWaiting());
+    await owner.query(`update monitor.${table} set ${change}`);
+    await owner.query("select pg_advisory_unlock(1)");
+    expect(await answer).toMatchObject({ outcome: "contended", counts: { contended: 1 } });
+    expect(await count(query)).toBe(1);
+  });
+});
+
+describe("evidence", () => {
+  it("goes with an incident and with an archived anomaly, and no other does", async ({ query, asOwner }) => {
+    await OWN.anomaly_detections_archive!.add(asOwner, 400 * DAY);
+    const [old, open] = [await addIncident(query, 100 * DAY), await addIncident(query, null)];
+    const { rows: [archived] } = await query(
+      "select anomaly_id as id, series_id from monitor.anomaly_detections_archive",
+    );
+    const add = (kind: string, id: number) =>
+      query("insert into monitor.evidence_samples values ($1, $2, $3, $4, 1)", [
+        kind,
+        id,
+        archived!.series_id,
+        iso(NOON),
+      ]);
+    await add("incident", old);
+    await add("incident", open);
+    await add("anomaly", archived!.id);
+    await add("anomaly", 10 ** 9);
+    await cleanUp(query, "cleanup_old_incidents");
+    await cleanOwnTable(query, "anomaly_detections_archive", 365);
+    const { rows } = await query(
+      "select owner_kind as kind, owner_id::int as id from monitor.evidence_samples order by 1",
+    );
+    expect(rows).toEqual([{ kind: "anomaly", id: 10 ** 9 }, { kind: "incident", id: open }]);
+  });
+});
+
+describe.each([
+  ["cleanup_old_metrics", {}],
+  ["cleanup_old_anomalies", {}],
+  ["cleanup_old_alerts", {}],
+  ["cleanup_old_incidents", {}],
+  ["cleanup_evidence", {}],
+  ["cleanup_own_table", { p_entity: "job_runs", retention_days: 30 }],
+])("monitor.%s()", (name, args) => {
+  it.for([[null, false], [-1, false], [0, false], [1, true], [100_000, true], [100_001, false]])(
+    "takes p_limit of %s: %s",
+    async ([p_limit, isTaken], { query }) => {
+      const answer = cleanUp(query, name, { ...args, p_limit });
+      if (isTaken) expect(await answer).toMatchObject({ outcome: "nothing" });
+      else {await expect(answer).rejects.toMatchObject({
+          code: "22023",
+          hint: expect.stringContaining("more"),
+        });}
+    },
+  );
 });

@@ -290,13 +290,29 @@ describe("the budget of a collector", () => {
     expect((await readCollector(query, "collect_cron_runs")).backoff_factor).toBe(2);
   });
 
-  it("doubles its interval with each run beyond, up to 64 times, and halves it with each within", async ({ query }) => {
+  it("doubles its interval until it fits, up to 64 times, and halves it while half would do", async ({ query }) => {
     const factors: number[] = [];
     for (const n of range(16)) {
-      await run(query, n < 8 ? 2 : 1, NOON + n * MINUTE);
+      await run(query, n < 8 ? 1000 : 1, NOON + n * MINUTE);
       factors.push((await readCollector(query, "collect_cron_runs")).backoff_factor);
     }
     expect(factors).toEqual([2, 4, 8, 16, 32, 64, 64, 64, 32, 16, 8, 4, 2, 1, 1, 1]);
+  });
+
+  it("comes to rest where its cost fits, both sides", async ({ query }) => {
+    let at = NOON;
+    const settle = async (seconds: number) => {
+      const factors = new Set<number>();
+      for (const n of range(12)) {
+        await run(query, seconds, at += MINUTE);
+        if (n >= 8) factors.add((await readCollector(query, "collect_cron_runs")).backoff_factor);
+      }
+      return [...factors];
+    };
+    expect(await settle(1.5)).toEqual([2]);
+    expect(await settle(2 * CHEAP)).toEqual([2]);
+    expect(await settle(2 * CHEAP + 0.001)).toEqual([4]);
+    expect(await settle(CHEAP)).toEqual([1]);
   });
 
   it("stays within 1 and 64 and moves one step a run, whatever the durations", async ({ query }) => {
@@ -309,7 +325,11 @@ describe("the budget of a collector", () => {
             const before = (await readCollector(query, "collect_cron_runs")).backoff_factor;
             await run(query, seconds, at += MINUTE);
             expect((await readCollector(query, "collect_cron_runs")).backoff_factor).toBe(
-              seconds > CHEAP ? Math.min(before * 2, 64) : Math.max(before / 2, 1),
+              seconds > CHEAP * before
+                ? Math.min(before * 2, 64)
+                : seconds <= CHEAP * before / 2
+                ? Math.max(before / 2, 1)
+                : before,
             );
           }
         },

@@ -4,6 +4,7 @@ import { it, type Query, queryOf, rpc } from "./database.ts";
 import {
   addAnomaly,
   addMetric,
+  addRun,
   addSeries,
   DAY,
   HOUR,
@@ -258,7 +259,31 @@ describe("monitor.read_detection_page()", () => {
     expect(second.series).toMatchObject([{ series_id: series }]);
   });
 
-  it.for([[0, false], [1, true], [1000, true], [1001, false], [null, false]] as const)(
+  it("names the next series, and reads no samples, with a limit of 0", async ({ query }) => {
+    await openDays(query);
+    const series = await addMinutes(query, 1, NOON - MINUTE);
+    await addMinutes(query, 1, NOON - MINUTE);
+    expect(await readPage(query, { p_limit: 0 })).toEqual({ series: [], next_series_id: series });
+  });
+
+  it("tells where the last run stopped", async ({ query }) => {
+    const stoppedAt = async () =>
+      (await readPage(query, { p_after_series_id: null, p_limit: 0 })).next_series_id;
+    const addDetection = (minute: number, result: object | null, job = "detect-anomalies") =>
+      addRun(query, {
+        ...{ job, scheduled_at: iso(NOON + minute * MINUTE), state: "succeeded" },
+        ...{ outcome: "succeeded", finished_at: iso(NOON + minute * MINUTE), result },
+      });
+    expect(await stoppedAt()).toBeNull();
+    await addDetection(0, { complete: false, next_series_id: 77 });
+    await addDetection(1, null);
+    await addDetection(2, { complete: true }, "data-retention-cleanup");
+    expect(await stoppedAt()).toBe(77);
+    await addDetection(3, { complete: true, next_series_id: null });
+    expect(await stoppedAt()).toBeNull();
+  });
+
+  it.for([[-1, false], [0, true], [1, true], [1000, true], [1001, false], [null, false]] as const)(
     "takes a limit of %s: %s",
     async ([p_limit, isTaken], { query }) => {
       const page = readPage(query, { p_limit });

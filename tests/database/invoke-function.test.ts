@@ -42,7 +42,7 @@ describe("monitor.invoke_function()", () => {
       method: "POST",
       url: `${URL}/functions/v1/collect-metrics`,
       headers: { "content-type": "application/json", apikey: KEY, "x-run-id": run },
-      timeout_milliseconds: 55_000,
+      timeout_milliseconds: 25_000,
     });
     expect(Object.keys(request!.headers).sort()).toEqual(["apikey", "content-type", "x-run-id"]);
     expect(Date.parse(request!.body.scheduled_at)).toBe(NOON);

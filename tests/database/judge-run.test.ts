@@ -244,6 +244,16 @@ describe("monitor.judge_run()", () => {
     expect((await judge(query, run, 6 * HOUR)).is_settled).toBe(true);
   });
 
+  it("keeps what a run said of itself when its call was delivered twice", async ({ query }) => {
+    expect(await judge(query, { ...FINISHED, ...answered(409) }, SECOND)).toMatchObject({
+      state: "succeeded",
+    });
+    expect(await judge(query, { ...FAILED, ...answered(409) }, SECOND)).toMatchObject({
+      state: "failed",
+    });
+    expect(await judge(query, answered(409), SECOND)).toMatchObject({ state: "skipped" });
+  });
+
   it("has a word for every combination of witnesses, and a reason for every bad one", async ({ query }) => {
     const run = fc.record({
       queued_at: fc.constant(iso(NOON)),

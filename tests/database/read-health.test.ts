@@ -7,7 +7,7 @@ interface Facts {
   jobs_enabled: boolean;
   scheduler: { watched_at: string | null; stale_after_seconds: number; installed: boolean } | null;
   jobs: Record<string, unknown>[];
-  metrics: { newest_sample_at: string | null; series_count: number; failing_collectors: string[] };
+  metrics: { newest_sample_at: string | null; failing_collectors: string[] };
   storage: {
     database_bytes: number;
     monitor_bytes: number;
@@ -24,9 +24,8 @@ const jobOf = async (query: Query, job = "collect-metrics") =>
 
 describe("monitor.read_health()", () => {
   it("has nothing to show of a project that has just begun, and says so", async ({ query }) => {
-    const created = expect.stringMatching(/^20\d\d-/);
     const job = {
-      created_at: created,
+      last_complete: null,
       last_succeeded_at: null,
       last_run_at: null,
       last_state: null,
@@ -37,19 +36,17 @@ describe("monitor.read_health()", () => {
       jobs_enabled: true,
       scheduler: { watched_at: null, stale_after_seconds: 180, installed: true },
       jobs: [
-        { ...job, job: "collect-metrics", cron_schedule: "* * * * *", stale_after_seconds: 180 },
+        { ...job, job: "collect-metrics", stale_after_seconds: 180 },
         {
           ...job,
           job: "data-retention-cleanup",
-          cron_schedule: "0 3 * * *",
           stale_after_seconds: 93_600,
         },
-        { ...job, job: "detect-anomalies", cron_schedule: "*/5 * * * *", stale_after_seconds: 900 },
+        { ...job, job: "detect-anomalies", stale_after_seconds: 900 },
       ],
       metrics: {
         newest_sample_at: null,
         stale_after_seconds: 180,
-        series_count: 0,
         failing_collectors: [],
       },
       storage: {
@@ -115,13 +112,15 @@ describe("monitor.read_health()", () => {
     await addSeries(query, await addMetric(query));
     expect((await read(query)).metrics).toMatchObject({
       newest_sample_at: "2026-03-10T11:59:59.999+00:00",
-      series_count: 3,
     });
   });
 
   it("names collectors whose last run failed, in order, unless they are switched off", async ({ query }) => {
     const set = (collector: string, change: string) =>
-      query(`update monitor.metric_collectors set ${change} where collector = $1`, [collector]);
+      query(
+        `update monitor.metric_collectors set last_run_at = $2, ${change} where collector = $1`,
+        [collector, iso(NOON)],
+      );
     await set("collect_storage", "last_outcome = 'timed_out'");
     await set("collect_cron_runs", "last_outcome = 'failed'");
     await set("collect_job_runs", "last_outcome = 'ok'");
@@ -130,6 +129,27 @@ describe("monitor.read_health()", () => {
       "collect_cron_runs",
       "collect_storage",
     ]);
+    // Who is not called any more has not failed lately: each has its interval and five minutes.
+    const failing = async (after: number) =>
+      (await read(query, NOON + after)).metrics.failing_collectors;
+    expect(await failing(6 * MINUTE - 1)).toEqual(["collect_cron_runs", "collect_storage"]);
+    expect(await failing(6 * MINUTE)).toEqual(["collect_storage"]);
+    expect(await failing(10 * MINUTE)).toEqual([]);
+  });
+
+  it("shows whether the last run left work undone", async ({ query }) => {
+    const complete = async () =>
+      (await jobOf(query, "detect-anomalies") as { last_complete: unknown }).last_complete;
+    expect(await complete()).toBeNull();
+    for (const [minute, is] of [true, false].entries()) {
+      await addRun(query, {
+        job: "detect-anomalies",
+        scheduled_at: iso(NOON + minute * MINUTE),
+        state: "succeeded",
+        result: { complete: is },
+      });
+      expect(await complete()).toBe(is);
+    }
   });
 
   it("counts the days after today that can be written to", async ({ query, asOwner }) => {

@@ -415,3 +415,45 @@ describe("monitor.read_buckets()", () => {
     expect(sums).toEqual([0, 1, 2, 3, 4]);
   });
 });
+
+describe("monitor.bounded_page()", () => {
+  it.for(
+    [
+      [1000, 200, 1000],
+      [1000, 201, 995],
+      [1000, 24 * 60, 138],
+      [100, 24 * 60, 100],
+      [1000, 30 * 24 * 60, 4],
+      [1000, 400 * 24 * 60, 1],
+    ] as const,
+  )("of %i series over %i minutes is %i", async ([limit, minutes, page], { query }) => {
+    const until = iso(NOON + minutes * MINUTE);
+    expect(
+      await rpc(query, "bounded_page", { p_limit: limit, p_from: iso(NOON), p_until: until }),
+    ).toBe(page);
+  });
+
+  it("loses no series: the next page goes on where it ended", async ({ query }) => {
+    await openDays(query);
+    const metric = await addMetric(query);
+    for (const n of range(6)) await addSeries(query, metric, [[NOON, n]], { n: String(n) });
+    const matchers = [{ name: "__name__", op: "=", value: metric }];
+    const seen: number[] = [];
+    for (let after: number | null = 0, pages = 0; after !== null && pages < 10; pages += 1) {
+      const page: { series: { values: number[] }[]; next_series_id: number | null } = await rpc(
+        query,
+        "read_samples",
+        {
+          p_matchers: matchers,
+          p_from: iso(NOON - 29 * DAY),
+          p_until: iso(NOON + DAY),
+          p_after_series_id: after,
+        },
+      );
+      expect(page.series.length).toBeLessThanOrEqual(4);
+      seen.push(...page.series.flatMap(({ values }) => values));
+      after = page.next_series_id;
+    }
+    expect(seen).toEqual([0, 1, 2, 3, 4, 5]);
+  });
+});

@@ -179,15 +179,69 @@ describe("monitor.list_retention_steps()", () => {
 
 describe("monitor.retention_policies", () => {
   it.for([
-    ["keep_days = 0", "retention_policies_keep_days_positive"],
+    ["keep_days = 0", "retention_policies_keep_days_in_range"],
+    ["keep_days = 36501", "retention_policies_keep_days_in_range"],
+    ["action = 'burn'", "retention_policies_action_fits_entity"],
+    ["action = 'archive'", "retention_policies_action_fits_entity"],
+    ["action = 'with_owner', keep_days = null", "retention_policies_action_fits_entity"],
     ["keep_days = null", "retention_policies_keep_days_with_action"],
     ["action = 'keep'", "retention_policies_keep_days_with_action"],
-    ["action = 'burn'", "retention_policies_action_known"],
     ["reason = ''", "retention_policies_reason_present"],
   ])("refuses %s", async ([change, constraint], { query }) => {
     await expect(query(`update monitor.retention_policies set ${change} where entity = 'job_runs'`))
       .rejects
       .toMatchObject({ code: "23514", constraint });
+  });
+});
+
+describe("what a policy may say", () => {
+  const ACTIONS = ["archive", "delete", "drop_days", "keep", "with_owner"];
+  const MAY: Readonly<Record<string, string[]>> = {
+    metric_time_series: ["drop_days", "keep"],
+    anomaly_detections: ["archive", "keep"],
+    evidence_samples: ["keep", "with_owner"],
+    system_alerts: ["delete", "keep"],
+    "cron.job_run_details": ["delete", "keep"],
+    incident_events: ["with_owner"],
+    settings: ["keep"],
+    no_such_table: ["keep"],
+  };
+
+  it.for(Object.entries(MAY))("of %s: %s", async ([entity, actions], { query, asOwner }) => {
+    await asOwner("delete from monitor.retention_policies where entity = $1", [entity]);
+    const taken: string[] = [];
+    for (const action of ACTIONS) {
+      const days = ["archive", "delete", "drop_days"].includes(action) ? 9 : null;
+      try {
+        await asOwner("insert into monitor.retention_policies values ($1, $2, $3, 1, 'a test')", [
+          entity,
+          action,
+          days,
+        ]);
+        taken.push(action);
+        await asOwner("delete from monitor.retention_policies where entity = $1", [entity]);
+      } catch (error) {
+        expect(error).toMatchObject({ constraint: "retention_policies_action_fits_entity" });
+      }
+    }
+    expect(taken).toEqual(actions);
+    expect(await rpc(query, "list_retention_steps")).not.toContain(entity);
+  });
+
+  it("keeps evidence when told to, also when its owner goes", async ({ query, asSuperuser }) => {
+    await fillEverything(asSuperuser);
+    await asSuperuser(
+      `insert into monitor.evidence_samples
+       select 'anomaly', anomaly_id, series_id, started_at, 1 from monitor.anomaly_detections_archive`,
+    );
+    await query(
+      "update monitor.retention_policies set action = 'keep' where entity = 'evidence_samples'",
+    );
+    expect(await rpc(query, "list_retention_steps")).toEqual(STEPS.slice(1));
+    const before = await digestTables(asSuperuser);
+    await runAll(query);
+    const after = await digestTables(asSuperuser);
+    expect(after["monitor.evidence_samples"]).toBe(before["monitor.evidence_samples"]);
   });
 });
 
@@ -363,10 +417,16 @@ describe("monitor.run_retention_step()", () => {
 });
 
 describe("monitor.run_data_retention_cleanup()", () => {
-  it("takes one step of every entity, in order", async ({ query, asSuperuser }) => {
+  // What locks the samples against all others comes last.
+  const DROP_LAST = [
+    ...STEPS.filter((entity) => entity !== "metric_time_series"),
+    "metric_time_series",
+  ];
+
+  it("takes one step of every entity, in order, and drops days last", async ({ query, asSuperuser }) => {
     await fillEverything(asSuperuser);
     const results = await runAll(query);
-    expect(results.map(({ entity }) => entity)).toEqual(STEPS);
+    expect(results.map(({ entity }) => entity)).toEqual(DROP_LAST);
     expect(results.map(({ outcome }) => outcome)).toEqual(STEPS.map(() => "done"));
     expect((await runAll(query)).map(({ outcome }) => outcome)).not.toContain("done");
   });
@@ -375,7 +435,7 @@ describe("monitor.run_data_retention_cleanup()", () => {
     await fillEverything(asSuperuser);
     const before = await digestTables(asSuperuser);
     const results = await runAll(query, { p_dry_run: true });
-    expect(results.map(({ entity }) => entity)).toEqual(STEPS);
+    expect(results.map(({ entity }) => entity)).toEqual(DROP_LAST);
     expect(await digestTables(asSuperuser)).toEqual(before);
   });
 
@@ -388,8 +448,9 @@ describe("monitor.run_data_retention_cleanup()", () => {
     await asSuperuser("drop extension pg_cron");
     expect((await runAll(query)).map(({ outcome }) => outcome)).toEqual([
       "failed",
-      ...STEPS.slice(2).map(() => "done"),
+      ...STEPS.slice(3).map(() => "done"),
       "missing",
+      "done",
     ]);
   });
 

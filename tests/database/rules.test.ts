@@ -4,6 +4,7 @@ import { openDays } from "./seeds.ts";
 
 /** Functions that users of the API may call, each with what keeps a user who is no admin from seeing anything. */
 const FOR_USERS: Readonly<Record<string, string>> = {
+  "monitor.bounded_page(integer,timestamp with time zone,timestamp with time zone)": "arithmetic",
   "monitor.current_actor()": "says only who calls",
   "monitor.epoch_ms(timestamp with time zone)": "arithmetic",
   "monitor.is_admin()": "says only whether the caller is one; policies ask it",
@@ -12,8 +13,8 @@ const FOR_USERS: Readonly<Record<string, string>> = {
     "reads under row level security",
   "monitor.read_samples(jsonb,timestamp with time zone,timestamp with time zone,integer,integer)":
     "reads under row level security",
-  "monitor.review_anomaly(bigint,text,timestamp with time zone)": "asks is_admin()",
-  "monitor.set_schedule(text,text,timestamp with time zone)": "asks is_admin()",
+  "monitor.review_anomaly(bigint,text,timestamp with time zone)": "asks may_administer()",
+  "monitor.set_schedule(text,text,timestamp with time zone)": "asks may_administer()",
 };
 
 /** Functions that run as the owner of the schema, and why they must. Collectors all do: see below. */

@@ -148,6 +148,34 @@ describe("monitor.ensure_sample_days()", () => {
   });
 });
 
+describe("a collection while the days to come cannot be made", () => {
+  it("stores today's samples all the same", async ({ ownDatabase }) => {
+    const [holder, session] = [await ownDatabase.connectAsOwner(), await ownDatabase.connect()];
+    await ensure(queryOf(session), NOON, 0);
+    // What ANALYZE holds while it runs.
+    await holder.query(
+      "begin; lock table monitor.metric_time_series in share update exclusive mode",
+    );
+    const run = await addRun(queryOf(session), {
+      scheduled_at: iso(NOON),
+      started_at: iso(NOON),
+      state: "running",
+    });
+    const stored = await rpc(queryOf(session), "record_collection", {
+      p_run_id: run,
+      p_scheduled_at: iso(NOON),
+      p_results: [{
+        collector: "collect_incidents_and_alerts",
+        duration_seconds: 0.1,
+        error: null,
+        samples: [{ metric: "active_incidents", value: 1 }],
+      }],
+    });
+    expect(stored).toMatchObject({ inserted: 1 });
+    await holder.query("rollback");
+  });
+});
+
 describe("a project that slept for ten days", () => {
   it("stores today's samples with its first collection, and none of the days between", async ({ query }) => {
     const asleep = NOON - 10 * DAY;

@@ -116,6 +116,37 @@ describe("monitor.set_schedule()", () => {
     expect(await watched()).toEqual(new Date(NOON));
   });
 
+  it.for(
+    [
+      ["* * * * *", 180],
+      ["*/5 * * * *", 900],
+      ["*/10 * * * *", 1800],
+      ["0 * * * *", 3600 + 7200],
+      ["0 3 * * *", 86_400 + 7200],
+      ["0 8-17 * * 1-5", (24 * 2 + 15) * 3600 + 7200],
+      ["0 3 * * 0", 7 * 86_400 + 7200],
+      ["0 3 1 1 *", 366 * 86_400 + 7200],
+    ] as const,
+  )("lets a job of %s be %i s old before it is stale", async ([schedule, seconds], { query }) => {
+    await setSchedule(query, "collect-metrics", schedule);
+    const { rows } = await query(
+      "select stale_after_seconds as stale from monitor.job_schedules where job = 'collect-metrics'",
+    );
+    expect(rows).toEqual([{ stale: seconds }]);
+    const facts = await rpc<{ metrics: { stale_after_seconds: number } }>(query, "read_health", {});
+    expect(facts.metrics.stale_after_seconds).toBe(seconds);
+  });
+
+  it("refuses a role of the API's own making, though it may all that authenticated may", async ({ asSuperuser, asOwner }) => {
+    await asSuperuser("create role moderator in role authenticated");
+    await asSuperuser("grant moderator to postgres");
+    await expect(
+      asOwner(
+        "set local role moderator; select monitor.set_schedule('collect-metrics', '*/4 * * * *')",
+      ),
+    ).rejects.toMatchObject({ code: "42501", message: expect.stringContaining("only an admin") });
+  });
+
   it("is for admins", async ({ asOwner, asUser, asAnon }) => {
     await setSchedule(asUser(await addAdmin(asOwner)), "collect-metrics", "*/3 * * * *");
     for (const somebody of [asUser(await addUser(asOwner)), asUser(""), asAnon]) {

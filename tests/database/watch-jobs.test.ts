@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect } from "vitest";
-import { it, type Query, rpc } from "./database.ts";
+import { it, type Query, queryOf, rpc } from "./database.ts";
 import { addRun, DAY, HOUR, iso, MINUTE, NOON, range, SECOND } from "./seeds.ts";
 
 const JOB = "collect-metrics";
@@ -351,5 +351,32 @@ describe("monitor.watch_jobs() works", () => {
     for (const somebody of [query, asUser("")]) {
       await expect(watch(somebody, NOON)).rejects.toMatchObject({ code: "42501" });
     }
+  });
+});
+
+describe("monitor.watch_jobs() beside others", () => {
+  it("counts a gap once when two watch at once", async ({ ownDatabase }) => {
+    const sessions = [await ownDatabase.connectAsOwner(), await ownDatabase.connectAsOwner()];
+    const [one, other] = sessions.map((session) => queryOf(session)) as [Query, Query];
+    await watchFrom(one, NOON);
+    const seen = await Promise.all([watch(one, NOON + HOUR), watch(other, NOON + HOUR)]);
+    expect(seen.map(({ missed }) => missed).toSorted((a, b) => a - b)).toEqual([0, 58]);
+    expect(await readMissed(one)).toEqual([[NOON + MINUTE, 58]]);
+  });
+
+  it("waits for a run that is being ended, rather than stand in its way", async ({ ownDatabase }) => {
+    const [finisher, watcher] = [
+      await ownDatabase.connectAsOwner(),
+      await ownDatabase.connectAsOwner(),
+    ];
+    await watchFrom(queryOf(watcher), NOON);
+    const run = await addRun(queryOf(finisher), { ...QUEUED, started_at: iso(NOON) });
+    await finisher.query("begin");
+    await finisher.query("select from monitor.job_schedules where job = $1 for update", [JOB]);
+    const watched = watch(queryOf(watcher), NOON + 10 * MINUTE);
+    await rpc(queryOf(finisher), "finish_job", { p_run_id: run, p_outcome: "succeeded" });
+    await finisher.query("commit");
+    await watched;
+    expect(await readRun(queryOf(watcher), run)).toMatchObject({ state: "succeeded" });
   });
 });

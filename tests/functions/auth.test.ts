@@ -1,9 +1,21 @@
 import { describe, expect, it, vi } from "vitest";
-import { anybody, type AuthWorld, keyOrAdmin } from "../../supabase/functions/_shared/auth.ts";
+import {
+  type AuthWorld,
+  keyOrAdmin,
+  recognizeAnybody,
+} from "../../supabase/functions/_shared/auth.ts";
 import { type Database, DatabaseError } from "../../supabase/functions/_shared/database.ts";
 import { ConfigurationError } from "../../supabase/functions/_shared/env.ts";
 import { Problem } from "../../supabase/functions/_shared/problem.ts";
-import { afterNoon, KEYS, NOON, request, sampleEnvironment, sampleToken } from "../fixtures.ts";
+import {
+  afterNoon,
+  Clock,
+  KEYS,
+  NOON,
+  request,
+  sampleEnvironment,
+  sampleToken,
+} from "../fixtures.ts";
 
 const ADMIN = sampleToken();
 const USER = sampleToken({ exp: afterNoon(3600).getTime() / 1000, sub: "user" });
@@ -87,25 +99,35 @@ const MATRIX: [string, Parameters<typeof headers>[0], unknown, unknown][] = [
     key("default"),
   ],
   ["an admin with a wrong key", { apikey: "sb_secret_wrong", bearer: ADMIN }, 401, 401],
-  ["a user who is no admin", { bearer: USER }, 403, 403],
-  ["a user who is no admin, with a secret key", { apikey: KEYS.default, bearer: USER }, 403, 403],
-  ["a token nobody signed", { bearer: FORGED }, 401, 401],
-  ["a token nobody signed, with a secret key", { apikey: KEYS.cron, bearer: FORGED }, 401, 401],
+  ["a user who is no admin", { bearer: USER }, 403, nobody],
+  [
+    "a user who is no admin, with a secret key",
+    { apikey: KEYS.default, bearer: USER },
+    403,
+    key("default"),
+  ],
+  ["a token nobody signed", { bearer: FORGED }, 401, nobody],
+  [
+    "a token nobody signed, with a secret key",
+    { apikey: KEYS.cron, bearer: FORGED },
+    401,
+    key("cron"),
+  ],
   [
     "a token nobody signed, with the publishable key",
     { apikey: KEYS.publishable, bearer: FORGED },
     401,
-    401,
+    nobody,
   ],
-  ["an expired token", { bearer: sampleToken({ exp: NOON.getTime() / 1000 }) }, 401, 401],
-  ["a token that never expires", { bearer: sampleToken({ sub: "x" }) }, 401, 401],
-  ["no token at all", { bearer: "abc" }, 401, 401],
-  ["three words with dots", { bearer: "a.b.c" }, 401, 401],
-  ["an empty Authorization", { authorization: "" }, 401, 401],
-  ["a scheme without a token", { authorization: "Bearer" }, 401, 401],
-  ["two tokens", { authorization: `Bearer ${ADMIN} ${ADMIN}` }, 401, 401],
-  ["a token without a scheme", { authorization: ADMIN }, 401, 401],
-  ["a password", { authorization: "Basic YTpi" }, 401, 401],
+  ["an expired token", { bearer: sampleToken({ exp: NOON.getTime() / 1000 }) }, 401, nobody],
+  ["a token that never expires", { bearer: sampleToken({ sub: "x" }) }, 401, nobody],
+  ["no token at all", { bearer: "abc" }, 401, nobody],
+  ["three words with dots", { bearer: "a.b.c" }, 401, nobody],
+  ["an empty Authorization", { authorization: "" }, 401, nobody],
+  ["a scheme without a token", { authorization: "Bearer" }, 401, nobody],
+  ["two tokens", { authorization: `Bearer ${ADMIN} ${ADMIN}` }, 401, nobody],
+  ["a token without a scheme", { authorization: ADMIN }, 401, nobody],
+  ["a password", { authorization: "Basic YTpi" }, 401, nobody],
 ];
 
 describe("keyOrAdmin()", () => {
@@ -130,17 +152,17 @@ describe("keyOrAdmin()", () => {
   });
 });
 
-describe("anybody()", () => {
+describe("recognizeAnybody()", () => {
   it.each(MATRIX)("%s", async (_name, credentials, _job, expected) => {
     const { world } = sampleAuth();
-    const judging = anybody(request("GET", { headers: headers(credentials) }), world);
+    const judging = recognizeAnybody(world)(request("GET", { headers: headers(credentials) }));
     expect(await outcome(judging)).toEqual(expected);
   });
 
   it("needs no environment for those who show no credentials", async () => {
     const environment = vi.fn(sampleEnvironment);
     const { world } = sampleAuth({ environment });
-    await anybody(request("GET"), world);
+    await recognizeAnybody(world)(request("GET"));
     expect(environment).not.toHaveBeenCalled();
   });
 
@@ -149,8 +171,45 @@ describe("anybody()", () => {
       throw new ConfigurationError("Cannot use SUPABASE_SECRET_KEYS: it is not set");
     };
     const { world } = sampleAuth({ environment });
-    const judging = anybody(request("GET", { headers: { apikey: KEYS.cron } }), world);
+    const judging = recognizeAnybody(world)(request("GET", { headers: { apikey: KEYS.cron } }));
     await expect(judging).rejects.toThrow(ConfigurationError);
+  });
+});
+
+describe("recognizeAnybody(), pinged with a token", () => {
+  const ping = (recognize: ReturnType<typeof recognizeAnybody>, bearer: string) =>
+    recognize(request("GET", { headers: headers({ bearer }) }));
+
+  it.each([["an admin", ADMIN, admin], ["a user", USER, nobody], ["forged", FORGED, nobody]])(
+    "asks once for a thousand of %s",
+    async (_name, bearer, expected) => {
+      const { world, openAs } = sampleAuth();
+      const recognize = recognizeAnybody(world);
+      const callers = await Promise.all(
+        Array.from({ length: 1000 }, () => ping(recognize, bearer)),
+      );
+      expect(await ping(recognize, bearer)).toEqual(expected);
+      expect(callers.every(({ kind }) => kind === expected.kind)).toBe(true);
+      expect(openAs).toHaveBeenCalledOnce();
+    },
+  );
+
+  it("takes each token by itself, and asks again after five seconds", async () => {
+    const clock = new Clock();
+    const { world, openAs } = sampleAuth({ now: clock.now });
+    const recognize = recognizeAnybody(world);
+    const bearer = sampleToken();
+    await ping(recognize, bearer);
+    expect(await ping(recognize, USER)).toEqual(nobody);
+    clock.advance(5);
+    expect(await ping(recognize, bearer)).toEqual(admin);
+    expect(openAs).toHaveBeenCalledTimes(3);
+  });
+
+  it("is anybody while the database does not answer", async () => {
+    const error = new DatabaseError("is_admin", "unreachable", "", "");
+    const { world } = sampleAuth({ openAs: () => ({ call: () => Promise.reject(error) }) });
+    expect(await ping(recognizeAnybody(world), ADMIN)).toEqual(nobody);
   });
 });
 

@@ -90,7 +90,14 @@ describe("cleanUp()", () => {
     expect(calls.map(([entity]) => entity)).toEqual(["a", "c"]);
   });
 
-  it.each(["contended", "held", "missing", "nothing", "failed"] as const)(
+  it("goes round for a step that removed nothing but has more to look at, such as evidence to complete", async () => {
+    const { deps, calls } = sampleDeps({ a: [{ outcome: "nothing", more: true }, {}] });
+    const { result } = await cleanUp(requested(), RUN, deps);
+    expect(calls).toHaveLength(2);
+    expect(result).toMatchObject({ complete: true });
+  });
+
+  it.each(["contended", "held", "missing", "failed"] as const)(
     "does not go round for what is %s, even if there is more",
     async (outcome) => {
       const { deps, calls } = sampleDeps({ a: [{ outcome, more: true }] });

@@ -4,12 +4,15 @@ import {
   type DetectionUpdate,
   parseDetectionPage,
 } from "../../shared/contract/detection.ts";
+import { detector } from "../../shared/detection/current-detector.ts";
 import type { DetectionEvent, DetectionInput, Detector } from "../../shared/detection/detector.ts";
+import { DatabaseError } from "../../supabase/functions/_shared/database.ts";
 import {
   detectAnomalies,
   type DetectDeps,
   PAGE_LIMIT,
   SAMPLE_LIMIT,
+  SERIES_LIMIT,
   WALL_SECONDS,
 } from "../../supabase/functions/detect-anomalies/handler.ts";
 import { Clock, NOON, RUN_ID } from "../fixtures.ts";
@@ -52,6 +55,41 @@ function seriesOf(seriesId: number, changes: Partial<DetectionSeries> = {}): Det
   };
 }
 
+/** What is said of where the last run stopped when it was complete. */
+const NOWHERE = { series: [], failed: [], nextSeriesId: null };
+
+/** Series 1 to `count`, read as the database would; what was judged is due no more. */
+function sampleSeries(count: number, stoppedAt: number | null, poison: readonly number[] = []) {
+  const due = new Set(Array.from({ length: count }, (_, n) => n + 1));
+  const clock = new Clock();
+  const judged: number[] = [];
+  const deps: DetectDeps = {
+    now: clock.now,
+    detector: sampleDetector(),
+    readDetectionPage: (after, limit) => {
+      if (after === null) return Promise.resolve({ ...NOWHERE, nextSeriesId: stoppedAt });
+      const ids = [...due].filter((id) => id > after).slice(0, Math.max(limit, 1));
+      const nextSeriesId = ids.length === Math.max(limit, 1) ? ids.at(-1)! : null;
+      if (limit === 0) return Promise.resolve({ ...NOWHERE, nextSeriesId });
+      if (ids.some((id) => poison.includes(id))) {
+        clock.advance(8.5);
+        return Promise.reject(
+          new DatabaseError("read_detection_page", "timed_out", "57014", "late"),
+        );
+      }
+      return Promise.resolve({ series: ids.map((id) => seriesOf(id)), failed: [], nextSeriesId });
+    },
+    recordDetections: (_runId, updates) => {
+      for (const { series_id } of updates) {
+        judged.push(series_id);
+        due.delete(series_id);
+      }
+      return Promise.resolve({ opened: 0, extended: 0, closed: 0, stale: 0 });
+    },
+  };
+  return { deps, judged };
+}
+
 /** Says of each series what `judge` says, by default nothing. */
 function sampleDetector(
   judge: (input: DetectionInput) => Partial<ReturnType<Detector["detectSeries"]>> = () => ({}),
@@ -70,6 +108,7 @@ function sampleDeps(pages: DetectionSeries[][], changes: Partial<DetectDeps> = {
   const clock = new Clock();
   const recorded: (readonly DetectionUpdate[])[] = [];
   const readDetectionPage = vi.fn<DetectDeps["readDetectionPage"]>((after) => {
+    if (after === null) return Promise.resolve(NOWHERE);
     const index = after === 0 ? 0 : pages.findIndex((page) => page.at(-1)!.seriesId === after) + 1;
     const nextSeriesId = index < pages.length - 1 ? pages[index]!.at(-1)!.seriesId : null;
     return Promise.resolve({ series: pages[index] ?? [], failed: [], nextSeriesId });
@@ -140,7 +179,7 @@ describe("detectAnomalies()", () => {
           closed: 0,
           stale: 0,
         },
-        ...{ failed: [], failed_count: 0, complete: true },
+        ...{ failed: [], failed_count: 0, complete: true, next_series_id: null },
       },
     });
   });
@@ -159,7 +198,7 @@ describe("detectAnomalies()", () => {
       seriesOf(9),
     ], [seriesOf(12)]]);
     const { result } = await detectAnomalies(RUN, deps);
-    expect(readDetectionPage.mock.calls).toEqual([[0, PAGE_LIMIT], [7, PAGE_LIMIT], [
+    expect(readDetectionPage.mock.calls).toEqual([[null, 0], [0, PAGE_LIMIT], [7, PAGE_LIMIT], [
       9,
       PAGE_LIMIT,
     ]]);
@@ -257,7 +296,9 @@ describe("detectAnomalies()", () => {
         }, 8],
         next_series_id: null,
       });
-      const { deps } = sampleDeps([], { readDetectionPage: () => Promise.resolve(page) });
+      const { deps } = sampleDeps([], {
+        readDetectionPage: (after) => Promise.resolve(after === null ? NOWHERE : page),
+      });
       const { result } = await detectAnomalies(RUN, deps);
       expect(result).toMatchObject({ series: 4, failed_count: 3 });
       expect(
@@ -270,7 +311,8 @@ describe("detectAnomalies()", () => {
   describe("bounds", () => {
     const endless = () => {
       let seriesId = 0;
-      return vi.fn<DetectDeps["readDetectionPage"]>(() => {
+      return vi.fn<DetectDeps["readDetectionPage"]>((after) => {
+        if (after === null) return Promise.resolve(NOWHERE);
         seriesId += 1;
         return Promise.resolve({
           series: [seriesOf(seriesId)],
@@ -289,9 +331,9 @@ describe("detectAnomalies()", () => {
       };
       expect(await detectAnomalies(RUN, deps)).toMatchObject({
         kind: "succeeded",
-        result: { series: 2, complete: false },
+        result: { series: 2, complete: false, next_series_id: 2 },
       });
-      expect(readDetectionPage).toHaveBeenCalledTimes(2);
+      expect(readDetectionPage).toHaveBeenCalledTimes(3);
     });
 
     it("begins no page after so many samples", async () => {
@@ -301,7 +343,8 @@ describe("detectAnomalies()", () => {
       );
       let seriesId = 0;
       const { deps } = sampleDeps([], {
-        readDetectionPage: () => {
+        readDetectionPage: (after) => {
+          if (after === null) return Promise.resolve(NOWHERE);
           seriesId += 1;
           return Promise.resolve({
             series: [seriesOf(seriesId, { samples })],
@@ -315,6 +358,35 @@ describe("detectAnomalies()", () => {
         complete: false,
       });
     });
+
+    it("begins no page after so many series, however full their states are", async () => {
+      const samples = Array.from(
+        { length: 1500 },
+        (_, n) => ({ at: n * 60_000, value: 1000 * Math.sin(n * 1.234567) }),
+      );
+      const { state } = detector.detectSeries({
+        ...{ state: null, samples, settings: SETTINGS, kind: "gauge", openAnomaly: null },
+      });
+      const full = JSON.stringify(state);
+      const { deps } = sampleDeps([], {
+        detector,
+        readDetectionPage: (after, limit) => {
+          if (after === null) return Promise.resolve(NOWHERE);
+          const series = Array.from({ length: limit }, (_, n) =>
+            seriesOf(after + n + 1, {
+              state: JSON.parse(full),
+              stateVersion: detector.version,
+              lastSampleAt: 1499 * 60_000,
+              samples: [{ at: 1500 * 60_000, value: 3 }],
+            }));
+          return Promise.resolve({ series, failed: [], nextSeriesId: after + limit });
+        },
+      });
+      expect((await detectAnomalies(RUN, deps)).result).toMatchObject({
+        ...{ series: SERIES_LIMIT, insufficient_data: 0, failed_count: 0 },
+        ...{ complete: false, next_series_id: SERIES_LIMIT },
+      });
+    }, 30_000);
 
     it("tells of twenty failed series, and counts them all", async () => {
       const detector = sampleDetector(({ samples }) => {
@@ -330,6 +402,48 @@ describe("detectAnomalies()", () => {
       expect(result).toMatchObject({ failed_count: 30 });
       expect((result as { failed: unknown[] }).failed).toHaveLength(20);
     });
+  });
+
+  describe("where it begins", () => {
+    it("is where the last run stopped; it goes once around", async () => {
+      const { deps, judged } = sampleSeries(250, 120);
+      expect((await detectAnomalies(RUN, deps)).result).toMatchObject({
+        ...{ series: 250, complete: true, next_series_id: null },
+      });
+      expect(judged[0]).toBe(121);
+      expect(judged.toSorted((a, b) => a - b)).toEqual(
+        Array.from({ length: 250 }, (_, n) => n + 1),
+      );
+    });
+
+    it("lets every series have its turn, run by run, though all are always due", async () => {
+      const seen = new Set<number>();
+      let stoppedAt: number | null = null;
+      for (let runs = 0; runs < 3; runs++) {
+        const { deps, judged } = sampleSeries(2.5 * SERIES_LIMIT, stoppedAt);
+        const { result } = await detectAnomalies(RUN, deps);
+        judged.forEach((id) => seen.add(id));
+        stoppedAt = (result as { next_series_id: number | null }).next_series_id;
+      }
+      expect(seen.size).toBe(2.5 * SERIES_LIMIT);
+    }, 30_000);
+  });
+
+  it("skips and names a series that always times out, and gets past it", async () => {
+    const judged = new Set<number>();
+    const failed: unknown[] = [];
+    let stoppedAt: number | null = null;
+    for (let runs = 0; runs < 6; runs++) {
+      const suite = sampleSeries(150, stoppedAt, [50]);
+      const { result } = await detectAnomalies(RUN, suite.deps) as unknown as {
+        result: { failed: { series_id: number }[]; next_series_id: number | null };
+      };
+      suite.judged.forEach((id) => judged.add(id));
+      failed.push(...result.failed.map(({ series_id }) => series_id));
+      stoppedAt = result.next_series_id;
+    }
+    expect(judged.size).toBe(149);
+    expect(new Set(failed)).toEqual(new Set([50]));
   });
 
   it("throws when the database does not answer: the run has then failed", async () => {

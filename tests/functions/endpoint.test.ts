@@ -351,5 +351,14 @@ describe("endpoint()", () => {
       expect(text).toContain(slug);
       expect(text).not.toContain("secret detail");
     });
+
+    it("says where to expose the schema when the API does not serve it", async () => {
+      const { fetch } = failing(new DatabaseError("start_job", "missing", "PGRST106", "Invalid"));
+      const response = await fetch(request("POST"));
+      expect([response.status, await response.json()]).toMatchObject([503, {
+        type: "urn:pgvigil:problem:schema-not-exposed",
+        detail: "Project settings → Data API → Exposed schemas: add monitor.",
+      }]);
+    });
   });
 });

@@ -4,13 +4,11 @@ import type { Caller } from "../../supabase/functions/_shared/auth.ts";
 import { DatabaseError } from "../../supabase/functions/_shared/database.ts";
 import { endpoint } from "../../supabase/functions/_shared/endpoint.ts";
 import { ConfigurationError } from "../../supabase/functions/_shared/env.ts";
-import { shareFor } from "../../supabase/functions/_shared/share.ts";
 import {
   answerHealth,
   HealthRequest,
-  observeHealth,
   READ_TIMEOUT_SECONDS,
-  SHARED_MILLISECONDS,
+  shareHealth,
 } from "../../supabase/functions/health/handler.ts";
 import { admit, afterNoon, Clock, NOON, request, sampleFacts, sampleWorld } from "../fixtures.ts";
 
@@ -26,7 +24,7 @@ function build(
   const clock = new Clock();
   const { world } = sampleWorld(clock);
   const reading = vi.fn((_timeoutSeconds: number) => read());
-  const observe = shareFor(SHARED_MILLISECONDS, () => observeHealth(reading, clock.now), clock.now);
+  const observe = shareHealth(reading, clock.now);
   const fetch = endpoint(
     { name: "health", methods: ["GET", "HEAD"], authorize: admit(caller), input: HealthRequest },
     (query, call) => answerHealth(query, call, { now: clock.now, observe }),

@@ -97,6 +97,13 @@ describe("job()", () => {
       expect(started[0]![3]).toBe(minute);
     });
 
+    it("says what is allowed", async () => {
+      const response = await build().fetch(post({ scheduled_at: "2026-02-01T11:54:59Z" }));
+      expect((await response.json()).detail).toBe(
+        "scheduled_at: must be within 300 s of now; leave it out for the current minute",
+      );
+    });
+
     it.each([
       ["2026-02-01T12:05:00.001Z"],
       ["2026-02-01T11:54:59.999Z"],

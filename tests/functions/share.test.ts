@@ -1,5 +1,5 @@
 import { describe, expect, it, vi } from "vitest";
-import { shareFor } from "../../supabase/functions/_shared/share.ts";
+import { shareFor, shareForEach } from "../../supabase/functions/_shared/share.ts";
 import { Clock } from "../fixtures.ts";
 
 /** Loads 1, 2, 3 …, each when it is told to. */
@@ -64,5 +64,14 @@ describe("shareFor()", () => {
     await ask();
     clock.advance(-3600);
     expect(await ask()).toBe(2);
+  });
+});
+
+describe("shareForEach()", () => {
+  it("shares by key, and forgets the oldest beyond its limit", async () => {
+    const load = vi.fn((key: string) => Promise.resolve(key));
+    const ask = shareForEach(5000, 2, load, new Clock().now);
+    for (const key of ["a", "b", "a", "b", "c", "b", "a"]) expect(await ask(key)).toBe(key);
+    expect(load.mock.calls).toEqual([["a"], ["b"], ["c"], ["a"]]);
   });
 });

@@ -1,3 +1,4 @@
+import { GRACE_SECONDS } from "../../supabase/functions/collect-metrics/handler.ts";
 import { describe, expect, it } from "vitest";
 import { COLLECTOR_SAMPLES_LIMIT } from "../../shared/contract/collection.ts";
 import {
@@ -11,6 +12,7 @@ import {
   jobStore,
   readHealthFacts,
   retentionStore,
+  TIMEOUT_SECONDS,
 } from "../../supabase/functions/_shared/stores.ts";
 import { NOON, OTHER_RUN_ID, RUN_ID, sampleFacts, sampleFactsRow } from "../fixtures.ts";
 
@@ -51,7 +53,7 @@ describe("jobStore()", () => {
       p_run_id: RUN_ID,
       p_trigger: "cron",
       p_scheduled_at: at,
-    }]]);
+    }, TIMEOUT_SECONDS.start]]);
   });
 
   it.each([[null], [{}], [{ outcome: "started" }], [{ outcome: "other", run_id: RUN_ID }]])(
@@ -70,7 +72,14 @@ describe("jobStore()", () => {
       p_outcome: "succeeded",
       p_result: { n: 1 },
       p_error: null,
-    }]]);
+    }, TIMEOUT_SECONDS.finish]]);
+  });
+});
+
+describe("a collection", () => {
+  it("takes 20 s at the most, the slowest collector included", () => {
+    const { start, plan, record, finish } = TIMEOUT_SECONDS;
+    expect(start + plan + 7 + GRACE_SECONDS + record + finish).toBeLessThanOrEqual(20);
   });
 });
 
@@ -87,7 +96,7 @@ describe("collectionStore()", () => {
       collectors: [{ collector: "collect_a", timeoutSeconds: 2 }],
       skipped: [{ collector: "collect_b", reason: "not due" }],
     });
-    expect(plan.calls).toEqual([["plan_collection", { p_scheduled_at: at }]]);
+    expect(plan.calls).toEqual([["plan_collection", { p_scheduled_at: at }, TIMEOUT_SECONDS.plan]]);
 
     const collected = answering([]);
     await collectionStore(collected.database).collect("collect_a", NOON, 2.5);
@@ -105,7 +114,7 @@ describe("collectionStore()", () => {
       p_run_id: RUN_ID,
       p_scheduled_at: at,
       p_results: [],
-    }]]);
+    }, TIMEOUT_SECONDS.record]]);
   });
 
   it("calls nothing that is not a collector", async () => {
@@ -258,7 +267,11 @@ describe("retentionStore()", () => {
 describe("readHealthFacts()", () => {
   it("reads the facts within its time", async () => {
     const { database, calls } = answering(sampleFactsRow());
-    expect(await readHealthFacts(database, 2)).toEqual(sampleFacts());
+    expect(await readHealthFacts(database, 2)).toMatchObject({
+      now: NOON,
+      jobs: [{ job: "collect-metrics", lastState: "succeeded", lastComplete: null }],
+      metrics: { newestSampleAt: sampleFacts().metrics.newestSampleAt },
+    });
     expect(calls).toEqual([["read_health", {}, 2]]);
   });
 });

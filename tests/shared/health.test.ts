@@ -143,6 +143,9 @@ describe("judgeHealth()", () => {
       ["was lost last, but succeeded lately", { lastState: "lost" }, "degraded"],
       ["was missed last, but succeeded lately", { lastState: "missed" }, "degraded"],
       ["was skipped last, but succeeded lately", { lastState: "skipped" }, "healthy"],
+      ["left work for the next run", { lastComplete: false }, "degraded"],
+      ["has done all its work", { lastComplete: true }, "healthy"],
+      ["does not say whether it has done all its work", { lastComplete: null }, "healthy"],
       ["fails since long", { lastState: "failed", lastSucceededAt: afterNoon(-9999) }, "unhealthy"],
       ["failed long ago", {
         lastState: "failed",

@@ -106,6 +106,10 @@ function toProblem(error: unknown, runId: string, log: Log): Problem {
   log.error("request failed", { error });
   const members = { run_id: runId };
   if (error instanceof ConfigurationError) return new Problem("configuration", "", { members });
+  if (error instanceof DatabaseError && error.code === "PGRST106") {
+    const detail = "Project settings → Data API → Exposed schemas: add monitor.";
+    return new Problem("schema-not-exposed", detail, { members });
+  }
   const isUnavailable = error instanceof DatabaseError &&
     (error.kind === "timed_out" || error.kind === "unreachable");
   return new Problem(isUnavailable ? "database-unavailable" : "internal", "", { members });

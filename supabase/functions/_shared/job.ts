@@ -56,9 +56,8 @@ export interface JobWorld extends EndpointWorld {
   readonly authorize: EndpointSpec<unknown>["authorize"];
 }
 
-/** How far ahead and how far back the minute of a run may lie: what is measured now is not told as of long ago. */
-export const FUTURE_LIMIT_SECONDS = 300;
-export const PAST_LIMIT_SECONDS = 300;
+/** How far from now the minute of a run may lie: what is measured now is not told as of long ago. */
+export const SCHEDULE_TOLERANCE_SECONDS = 300;
 
 const MINUTE = 60_000;
 
@@ -122,11 +121,9 @@ export function job<Body extends z.infer<typeof JobRequest>>(
 /** The whole minute a run is for. @throws {Problem} if it is too far from now. */
 function readMinute(given: string | undefined, now: Date): Date {
   const at = given === undefined ? now.getTime() : new Date(given).getTime();
-  const ahead = (at - now.getTime()) / 1000;
-  if (ahead > FUTURE_LIMIT_SECONDS || -ahead > PAST_LIMIT_SECONDS) {
-    const detail = ahead > 0
-      ? `more than ${FUTURE_LIMIT_SECONDS} s in the future`
-      : `more than ${PAST_LIMIT_SECONDS} s ago`;
+  if (Math.abs(at - now.getTime()) > SCHEDULE_TOLERANCE_SECONDS * 1000) {
+    const detail = `must be within ${SCHEDULE_TOLERANCE_SECONDS} s of now; ` +
+      "leave it out for the current minute";
     throw new Problem("body", `scheduled_at: ${detail}`, {
       members: { errors: [{ pointer: "#/scheduled_at", detail }] },
     });

@@ -14,6 +14,7 @@ export const PROBLEMS = {
   "internal": { status: 500, title: "Internal error" },
   "configuration": { status: 500, title: "The function is not configured" },
   "run-failed": { status: 500, title: "The run failed" },
+  "schema-not-exposed": { status: 503, title: "The schema monitor is not exposed" },
   "database-unavailable": { status: 503, title: "The database does not answer" },
 } as const satisfies Record<string, { status: number; title: string }>;
 

@@ -26,3 +26,23 @@ export function shareFor<T>(
     return pending;
   };
 }
+
+/** Like {@link shareFor}, for each key of its own. Remembers the newest `limit` keys. */
+export function shareForEach<T>(
+  milliseconds: number,
+  limit: number,
+  load: (key: string) => Promise<T>,
+  now: () => Date,
+): (key: string) => Promise<T> {
+  const shares = new Map<string, () => Promise<T>>();
+  return (key) => {
+    let ask = shares.get(key);
+    if (ask === undefined) {
+      ask = shareFor(milliseconds, () => load(key), now);
+      shares.set(key, ask);
+      const [oldest] = shares.keys();
+      if (shares.size > limit) shares.delete(oldest!);
+    }
+    return ask();
+  };
+}

@@ -23,6 +23,12 @@ import {
 import { type Database, DatabaseError } from "./database.ts";
 import { summarizeError } from "./redact.ts";
 
+/**
+ * Time-outs of the calls around a collection. With 7.5 s for the slowest collector they make 20 s: pg_net
+ * sends nothing new until every call of a batch has ended.
+ */
+export const TIMEOUT_SECONDS = { start: 3, plan: 2, record: 3.5, finish: 4 } as const;
+
 /** The lease of a job and the record of its runs. */
 export interface JobStore {
   start(
@@ -43,19 +49,29 @@ export interface JobStore {
 export function jobStore(database: Database): JobStore {
   return {
     start: (job, runId, trigger, scheduledAt) =>
-      database.call("start_job", {
-        p_job: job,
-        p_run_id: runId,
-        p_trigger: trigger,
-        p_scheduled_at: scheduledAt.toISOString(),
-      }, parseJobStart),
+      database.call(
+        "start_job",
+        {
+          p_job: job,
+          p_run_id: runId,
+          p_trigger: trigger,
+          p_scheduled_at: scheduledAt.toISOString(),
+        },
+        parseJobStart,
+        TIMEOUT_SECONDS.start,
+      ),
     finish: async (runId, outcome, result, error) => {
-      await database.call("finish_job", {
-        p_run_id: runId,
-        p_outcome: outcome,
-        p_result: result,
-        p_error: error,
-      }, parseJobFinish);
+      await database.call(
+        "finish_job",
+        {
+          p_run_id: runId,
+          p_outcome: outcome,
+          p_result: result,
+          p_error: error,
+        },
+        parseJobFinish,
+        TIMEOUT_SECONDS.finish,
+      );
     },
   };
 }
@@ -82,6 +98,7 @@ export function collectionStore(database: Database): CollectionStore {
         "plan_collection",
         { p_scheduled_at: scheduledAt.toISOString() },
         parseCollectionPlan,
+        TIMEOUT_SECONDS.plan,
       ),
     collect: async (collector, at, timeoutSeconds) => {
       try {
@@ -102,17 +119,23 @@ export function collectionStore(database: Database): CollectionStore {
       }
     },
     recordCollection: (runId, scheduledAt, results) =>
-      database.call("record_collection", {
-        p_run_id: runId,
-        p_scheduled_at: scheduledAt.toISOString(),
-        p_results: results,
-      }, parseCollectionRecord),
+      database.call(
+        "record_collection",
+        {
+          p_run_id: runId,
+          p_scheduled_at: scheduledAt.toISOString(),
+          p_results: results,
+        },
+        parseCollectionRecord,
+        TIMEOUT_SECONDS.record,
+      ),
   };
 }
 
 /** Series with new samples, and where the detector's word goes. */
 export interface DetectionStore {
-  readDetectionPage(afterSeriesId: number, limit: number): Promise<DetectionPage>;
+  /** After null it only says where the last run stopped; a limit of 0 only names the next series. */
+  readDetectionPage(afterSeriesId: number | null, limit: number): Promise<DetectionPage>;
   /** All or nothing. A refusal that is about the updates themselves is a value. */
   recordDetections(
     runId: string,

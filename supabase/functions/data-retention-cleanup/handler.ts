@@ -17,8 +17,11 @@ export interface CleanupDeps extends RetentionStore {
   now(): Date;
 }
 
-/** No step is begun after so long; what is left is due at the next run. A step takes at most 8.5 s. */
-export const WALL_SECONDS = 100;
+/**
+ * No step is begun after so long; what is left is due at the next run. A step takes at most 8.5 s.
+ * Short, because pg_net sends nothing new until every call of a batch has ended.
+ */
+export const WALL_SECONDS = 20;
 
 /** Refuses entities that retention does not work on. @throws {Problem} 422 naming them. */
 export async function checkEntities(
@@ -57,8 +60,9 @@ export async function cleanUp(
       if (!isInTime) break;
       const step = await runRetentionStep(entity, dry_run ? null : run.id, dry_run);
       done.set(entity, mergeSteps(done.get(entity), step));
-      // More without anything done would go on for ever.
-      if (step.more && step.outcome === "done" && !dry_run) left.push(entity);
+      // Where others are in the way, asking again at once would go on for ever.
+      const isMoving = step.outcome === "done" || step.outcome === "nothing";
+      if (step.more && isMoving && !dry_run) left.push(entity);
     }
     due = isInTime ? left : due;
   }

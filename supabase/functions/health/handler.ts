@@ -9,8 +9,10 @@ import {
   wantsHealthJson,
 } from "../../../shared/health/health-report.ts";
 import { type HealthObservation, judgeHealth } from "../../../shared/health/judge-health.ts";
+import type { Caller } from "../_shared/auth.ts";
 import { DatabaseError } from "../_shared/database.ts";
 import type { Call } from "../_shared/endpoint.ts";
+import { shareFor } from "../_shared/share.ts";
 
 export const HealthRequest = z.object({
   /** live: this function runs. ready: the database answers, too. Neither: everything is as it should be. */
@@ -25,10 +27,20 @@ export interface HealthDeps {
 }
 
 /** How long facts, and failures to get them, are shared by all who ask. */
-export const SHARED_MILLISECONDS = 5000;
+const SHARED_MILLISECONDS = 5000;
 
 /** After so long a database that does not answer is said not to. */
 export const READ_TIMEOUT_SECONDS = 2;
+
+/** Whether this function runs is told before anybody asks who wants to know. */
+export function unlessLive(
+  recognize: (request: Request) => Promise<Caller>,
+): (request: Request) => Promise<Caller> {
+  return (request) =>
+    new URL(request.url).searchParams.get("check") === "live"
+      ? Promise.resolve({ kind: "public" })
+      : recognize(request);
+}
 
 /** Answers a ping: publicly status and age, to those who may know everything. */
 export async function answerHealth(
@@ -75,7 +87,7 @@ function reply(
 }
 
 /** Reads the facts once. A database that does not answer is an observation as well, so that it is kept. */
-export async function observeHealth(
+async function observeHealth(
   readFacts: (timeoutSeconds: number) => Promise<HealthFacts>,
   now: () => Date,
 ): Promise<HealthObservation> {
@@ -91,4 +103,12 @@ export async function observeHealth(
     if (!(error instanceof DatabaseError)) throw error;
     return { kind: "failure", reason: error.message, ...seen() };
   }
+}
+
+/** {@link observeHealth}, once for all who ask within {@link SHARED_MILLISECONDS}. */
+export function shareHealth(
+  readFacts: (timeoutSeconds: number) => Promise<HealthFacts>,
+  now: () => Date,
+): () => Promise<HealthObservation> {
+  return shareFor(SHARED_MILLISECONDS, () => observeHealth(readFacts, now), now);
 }
