@@ -1,7 +1,8 @@
 -- Purpose:  who may administer, the one row of settings with the kill switch, and the record of who changed what.
 -- Locks:    share row exclusive on auth.users while this migration runs (its foreign key): logins wait that long.
 -- Undo:     drop table monitor.audit_log, monitor.settings, monitor.admins cascade;
---           drop function monitor.record_change(), monitor.is_admin(), monitor.current_actor();
+--           drop function monitor.record_change(), monitor.may_administer(), monitor.is_admin(),
+--           monitor.current_actor();
 
 create table monitor.admins (
   user_id   uuid        not null,

@@ -2,7 +2,8 @@
 -- Locks:    none on existing tables.
 -- Undo:     drop table monitor.job_runs, monitor.job_schedules cascade; drop function monitor.start_job(text, uuid,
 --           text, timestamptz, timestamptz), monitor.finish_job(uuid, text, jsonb, text, timestamptz),
---           monitor.cron_field_values(text, integer, integer), monitor.cron_ticks(text, timestamptz, timestamptz);
+--           monitor.cron_field_values(text, integer, integer), monitor.cron_ticks(text, timestamptz, timestamptz),
+--           monitor.judge_run(monitor.job_runs, timestamptz), monitor.is_cron_schedule(text);
 
 create function monitor.cron_field_values(p_field text, p_min integer, p_max integer)
 returns integer[]

@@ -1,7 +1,7 @@
 -- Purpose:  what is kept how long, the functions that enforce it, and the record of what each pass did.
 -- Locks:    none on existing tables. When run: dropping a day locks metric_time_series for a moment (waits at most
 --           500 ms for it), everything else locks the rows it removes and skips those that others hold.
--- Undo:     drop table monitor.retention_runs, monitor.retention_policies; drop function monitor.cleanup_…,
+-- Undo:     drop table monitor.retention_runs, monitor.retention_policies; drop function monitor.cleanup_…, monitor.retention_…,
 --           monitor.run_retention_step(text, uuid, boolean, timestamptz), monitor.list_retention_steps(),
 --           monitor.run_data_retention_cleanup(timestamptz, boolean), monitor.check_retention_limit(integer),
 --           monitor.delete_evidence(text, bigint[]);
