@@ -11,6 +11,8 @@ export default defineConfig({
         test: {
           name: "unit",
           include: ["tests/*.test.ts", "tests/{shared,functions,scripts}/**/*.test.ts"],
+          // Properties over long texts take seconds where the two cores have other work.
+          testTimeout: 30_000,
         },
       },
       {

@@ -36,6 +36,7 @@ Run a function by hand:
   ${post("collect-metrics")}
   ${post("detect-anomalies")}
   ${post("data-retention-cleanup", '{"dry_run":true}')}
+  ${post("ingest-metrics", '{"samples":[{"metric":"my_first_metric","value":42}]}')}
   curl ${functions_url}/health
 
 The same facts are in ${folder}/stack.json. Is everything set up? npm run doctor. Stop with Ctrl-C.`;

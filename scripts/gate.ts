@@ -36,6 +36,16 @@ const checks: Check[] = [
     command: NODE,
     args: [...TSX, "scripts/schema-snapshot.ts", "--check"],
   },
+  {
+    name: "otlp code in step",
+    command: NODE,
+    args: [...TSX, "scripts/generate-otlp.ts", "--check"],
+  },
+  {
+    name: "metrics.md in step",
+    command: NODE,
+    args: [...TSX, "scripts/metrics-doc.ts", "--check"],
+  },
 ];
 
 /** Runs one check and resolves to whether it passed; prints its output only when it did not. */

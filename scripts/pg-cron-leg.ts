@@ -83,6 +83,36 @@ async function waitForWitnesses(client: pg.Client, job: string, since: Date): Pr
   check(`pg_cron fires ${job} by itself, with all three witnesses`, witnessed !== undefined, rows);
 }
 
+/** Samples in by the batch function, into a chunk, and out again: plain SQL, but not all of it is the same on 15 and 17. */
+async function compactOneDay(client: pg.Client): Promise<void> {
+  const read = "select monitor.read_samples($1, '2026-01-05', '2026-01-06') -> 'series' as series";
+  const matchers = JSON.stringify([{ name: "__name__", op: "=", value: "leg" }]);
+  await client.query("select monitor.ensure_sample_days('2026-01-05', 0)");
+  const { rows: [{ result }] } = await client.query(
+    `select monitor.ingest_samples('[{"metric":"leg","labels":{},"kind":"gauge"}]', array_agg(1),
+       array_agg(1767571200000 + n * 60000), array_agg(n * 0.25), '2026-01-05 23:59:59+00') as result
+     from generate_series(0, 1439) as n`,
+  );
+  const before = (await client.query(read, [matchers])).rows[0].series;
+  for (let more = true, step = 0; more && step < 10; step += 1) {
+    const { rows } = await client.query(
+      "select monitor.compact_samples(2, timestamptz '2026-01-09 03:00:00+00' + $1 * interval '2 minutes') as result",
+      [step],
+    );
+    more = rows[0].result.more;
+  }
+  const after = (await client.query(read, [matchers])).rows[0].series;
+  const { rows: [{ state }] } = await client.query(
+    "select state from monitor.sample_days where day = '2026-01-05'",
+  );
+  check(
+    "a closed day goes into chunks and reads as before",
+    result.inserted === 1440 && state === "chunks" &&
+      JSON.stringify(after) === JSON.stringify(before),
+    { result, state },
+  );
+}
+
 async function watchJobs(client: pg.Client, admin: pg.Client): Promise<void> {
   const { rows: [scheduler] } = await admin.query(
     `select extversion, exists (
@@ -145,6 +175,7 @@ try {
     progress: say,
   });
   check("the migrations apply unchanged, and the stack starts on them", true);
+  await compactOneDay(await connect(database.url));
   await watchJobs(await connect(database.url), admin);
 } catch (error) {
   check("the leg runs to its end", false, (error as Error).message);

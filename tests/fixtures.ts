@@ -70,6 +70,11 @@ export function sampleToken(claims: object = { exp: afterNoon(3600).getTime() / 
   return `${part({ alg: "HS256", typ: "JWT" })}.${part(claims)}.c2lnbmF0dXJl`;
 }
 
+/** Shaped like an access token; another one for each number. */
+export function sampleAccessToken(n: number): string {
+  return `pgv_${n.toString(16).padStart(40, "0")}`;
+}
+
 /** A world of which the lines are kept. */
 export function sampleWorld(clock = new Clock()) {
   const lines: { level: LogLevel; line: string }[] = [];
@@ -136,6 +141,8 @@ export function sampleFacts(changes: Partial<HealthFacts> = {}): HealthFacts {
     storage: {
       databaseBytes: 10_000_000,
       monitorBytes: 1_000_000,
+      budgetBytes: 400_000_000,
+      shed: null,
       daysAhead: 2,
       contendedRetention: [],
     },
@@ -182,6 +189,8 @@ export function sampleFactsRow(now = NOON) {
     storage: {
       database_bytes: 10_000_000,
       monitor_bytes: 1_000_000,
+      budget_bytes: 400_000_000,
+      shed: null,
       days_ahead: 2,
       contended_retention: [],
     },

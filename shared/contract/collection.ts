@@ -62,12 +62,13 @@ export interface CollectorResult {
 export const RecordedCollection = z.object({
   inserted: z.int().nonnegative(),
   duplicates: z.int().nonnegative(),
+  overflowed: z.int().nonnegative(),
   rejected: z.array(
     z.object({ metric: z.unknown(), labels: z.unknown().optional(), reason: z.string() }),
   ),
 });
 
-/** How many samples were stored, were there already, and could not be stored. */
+/** How many samples were stored, were there already, went to overflow series, and could not be stored. */
 export type CollectionRecord = z.infer<typeof RecordedCollection>;
 
 /** Parses the answer of `monitor.record_collection`. @throws {z.ZodError} */

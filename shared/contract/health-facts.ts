@@ -39,6 +39,8 @@ export const HealthFactsRow = z.object({
   storage: z.object({
     database_bytes: z.number().nonnegative(),
     monitor_bytes: z.number().nonnegative(),
+    budget_bytes: z.number().positive().nullable(),
+    shed: z.object({ at: Instant, detail: z.string().nullable() }).nullable(),
     days_ahead: z.int(),
     contended_retention: z.array(z.string()),
   }),
@@ -76,6 +78,10 @@ export interface HealthFacts {
   readonly storage: {
     readonly databaseBytes: number;
     readonly monitorBytes: number;
+    /** What the schema may take; null without a budget. */
+    readonly budgetBytes: number | null;
+    /** When samples were last dropped before their time to stay within it, if lately, and which. */
+    readonly shed: { readonly at: Date; readonly detail: string | null } | null;
     /** Days after today that samples can already be written to. */
     readonly daysAhead: number;
     /** Entities whose last clean-up could not get a lock, or failed. */
@@ -111,6 +117,8 @@ export function parseHealthFacts(answer: unknown): HealthFacts {
     storage: {
       databaseBytes: storage.database_bytes,
       monitorBytes: storage.monitor_bytes,
+      budgetBytes: storage.budget_bytes,
+      shed: storage.shed && { at: new Date(storage.shed.at), detail: storage.shed.detail },
       daysAhead: storage.days_ahead,
       contendedRetention: storage.contended_retention,
     },

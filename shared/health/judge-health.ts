@@ -178,7 +178,7 @@ function judgeStorage(
   { storage, now }: HealthFacts,
   ageSeconds: number,
 ): HealthJudgement["components"]["storage"] {
-  const { databaseBytes, monitorBytes, daysAhead, contendedRetention } = storage;
+  const { databaseBytes, monitorBytes, budgetBytes, shed, daysAhead, contendedRetention } = storage;
   const seen = { observedAt: now, ageSeconds, databaseBytes, monitorBytes };
   if (daysAhead < 1) {
     return { status: "degraded", reason: "tomorrow has no partition yet", ...seen };
@@ -186,6 +186,14 @@ function judgeStorage(
   if (contendedRetention.length > 0) {
     const names = contendedRetention.join(", ");
     return { status: "degraded", reason: `retention does not get through: ${names}`, ...seen };
+  }
+  if (budgetBytes !== null && monitorBytes > budgetBytes) {
+    const [taken, allowed] = [monitorBytes, budgetBytes].map((bytes) => Math.round(bytes / 1e6));
+    return { status: "degraded", reason: `${taken} MB of a budget of ${allowed} MB`, ...seen };
+  }
+  if (shed !== null) {
+    const reason = shed.detail ?? "samples were dropped before their time";
+    return { status: "degraded", reason, ...seen };
   }
   return { status: "healthy", reason: `${daysAhead} days ahead have their partition`, ...seen };
 }

@@ -135,7 +135,14 @@ describe("a user of the API", () => {
 describe("monitor.settings", () => {
   it("is one row, never two, never none by the API", async ({ asOwner, query }) => {
     expect((await query("select * from monitor.settings")).rows).toEqual([
-      { is_only_row: true, jobs_enabled: true, time_zone: "UTC", cost_budget_ratio: 0.02 },
+      {
+        is_only_row: true,
+        jobs_enabled: true,
+        time_zone: "UTC",
+        cost_budget_ratio: 0.02,
+        ingested_metric_limit: 1000,
+        series_limit: 50_000,
+      },
     ]);
     await expect(asOwner("insert into monitor.settings default values")).rejects.toMatchObject({
       code: "23505",

@@ -61,16 +61,18 @@ describe("monitor.plan_collection()", () => {
         collect_database_counters: 2,
         collect_database_size: 5,
         collect_http_requests: 2,
+        collect_http_server: 2,
         collect_incidents_and_alerts: 2,
+        collect_ingestion: 5,
         collect_job_runs: 2,
         collect_replication_slots: 2,
         collect_storage: 5,
         collect_transactions: 2,
       });
-    expect(skipped).toEqual([{
-      collector: "collect_submissions",
-      reason: "monitor.submissions does not exist",
-    }]);
+    expect(skipped).toEqual([
+      { collector: "collect_queues", reason: "pgmq.meta does not exist" },
+      { collector: "collect_submissions", reason: "monitor.submissions does not exist" },
+    ]);
   });
 
   it("names every collector once, whatever is wrong with it", async ({ query, asOwner, asSuperuser }) => {
@@ -83,6 +85,7 @@ describe("monitor.plan_collection()", () => {
     expect(skipped).toEqual([
       { collector: "collect_cron_runs", reason: "cron.job_run_details does not exist" },
       { collector: "collect_http_requests", reason: "net.http_request_queue does not exist" },
+      { collector: "collect_queues", reason: "pgmq.meta does not exist" },
       { collector: "collect_storage", reason: "function is missing" },
       { collector: "collect_submissions", reason: "monitor.submissions does not exist" },
       { collector: "collect_transactions", reason: "disabled" },
@@ -169,6 +172,7 @@ describe("monitor.record_collection()", () => {
     ).toEqual({
       inserted: 2,
       duplicates: 0,
+      overflowed: 0,
       rejected: [{ metric: "no_such_metric", labels: {}, reason: "unknown metric" }],
     });
     expect(await readCollector(query, "collect_incidents_and_alerts")).toMatchObject({
@@ -211,6 +215,7 @@ describe("monitor.record_collection()", () => {
     expect(await record(query, repeated, NOON, other)).toEqual({
       inserted: 0,
       duplicates: 1,
+      overflowed: 0,
       rejected: [],
     });
     expect((await query("select value from monitor.metric_time_series")).rows).toEqual([{

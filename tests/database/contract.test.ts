@@ -83,7 +83,10 @@ describe("the contract of collecting", () => {
     expectExactly(PlannedCollection, answer);
     const { collectors, skipped } = parseCollectionPlan(answer);
     expect(collectors).toContainEqual({ collector: "collect_storage", timeoutSeconds: 5 });
-    expect(skipped).toEqual([{ collector: "collect_submissions", reason: expect.any(String) }]);
+    expect(skipped).toContainEqual({
+      collector: "collect_submissions",
+      reason: expect.any(String),
+    });
   });
 
   it("reads what every shipped collector returns", async ({ query }) => {
@@ -248,7 +251,7 @@ describe("the contract of detection", () => {
 describe("the contract of retention", () => {
   it("reads the steps, and what each one did", async ({ query }) => {
     const entities = parseRetentionEntities(await rpc(query, "list_retention_steps"));
-    expect(entities).toHaveLength(12);
+    expect(entities).toHaveLength(14);
     for (const entity of entities) {
       for (const p_dry_run of [true, false]) {
         const answer = await rpc(query, "run_retention_step", {

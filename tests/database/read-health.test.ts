@@ -11,6 +11,8 @@ interface Facts {
   storage: {
     database_bytes: number;
     monitor_bytes: number;
+    budget_bytes: number | null;
+    shed: { at: string; detail: string | null } | null;
     days_ahead: number;
     contended_retention: string[];
   };
@@ -52,6 +54,8 @@ describe("monitor.read_health()", () => {
       storage: {
         database_bytes: expect.any(Number),
         monitor_bytes: expect.any(Number),
+        budget_bytes: 400_000_000,
+        shed: null,
         days_ahead: expect.any(Number),
         contended_retention: [],
       },
@@ -183,6 +187,25 @@ describe("monitor.read_health()", () => {
       "job_runs",
       "metric_time_series",
     ]);
+  });
+
+  it("shows what was last shed to stay within the budget, within 7 days", async ({ query }) => {
+    const add = (entity: string, age: number, counts: object, detail: string | null) =>
+      query(
+        `insert into monitor.retention_runs (entity, started_at, duration_seconds, outcome, counts, detail)
+         values ($1, $2, 0, 'done', $3, $4)`,
+        [entity, iso(NOON - age), JSON.stringify(counts), detail],
+      );
+    const shed = async () => (await read(query)).storage.shed;
+    await add("metric_chunks", 7 * DAY, { shed_days: 7 }, "too long ago");
+    await add("metric_chunks", DAY, { shed_days: 0 }, "nothing shed");
+    await add("metric_chunks", DAY, {}, "failed");
+    await add("metric_time_series", DAY, { shed_days: 7 }, "another entity");
+    expect(await shed()).toBeNull();
+    await add("metric_chunks", 7 * DAY - 1, { shed_days: 1 }, "a day");
+    expect(await shed()).toEqual({ at: "2026-03-03T12:00:00.001+00:00", detail: "a day" });
+    await add("metric_chunks", 2 * DAY, { shed_days: 7 }, null);
+    expect(await shed()).toEqual({ at: "2026-03-08T12:00:00+00:00", detail: null });
   });
 
   it("shows sizes that are those of the database", async ({ query, asOwner }) => {

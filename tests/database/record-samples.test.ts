@@ -6,6 +6,7 @@ import { addMetric, HOUR, iso, MIDNIGHT, NOON, openDays } from "./seeds.ts";
 interface Recorded {
   inserted: number;
   duplicates: number;
+  overflowed: number;
   rejected: { metric: unknown; labels: unknown; reason: string }[];
 }
 
@@ -37,6 +38,7 @@ describe("the registry of metrics", () => {
     expect(await record(query, samples)).toEqual({
       inserted: samples.length,
       duplicates: 0,
+      overflowed: 0,
       rejected: [],
     });
     const answer = await rpc<{ series: { metric: string; values: number[] }[] }>(
@@ -53,17 +55,23 @@ describe("the registry of metrics", () => {
     );
   });
 
-  it("has the seven metrics whose names are fixed, in their category and unit", async ({ query }) => {
+  it("has the metrics whose names are fixed, in their category and unit", async ({ query }) => {
     const { rows } = await query(
       `select metric, category, unit, kind from monitor.metric_definitions
        where metric !~ '^(pg|pgvigil)_' order by metric`,
     );
     expect(rows).toEqual([
       { metric: "active_incidents", category: "monitoring", unit: "count", kind: "gauge" },
+      { metric: "api_error_count", category: "performance", unit: "count", kind: "gauge" },
+      { metric: "api_response_time", category: "performance", unit: "milliseconds", kind: "gauge" },
       { metric: "avg_moderation_time", category: "workflow", unit: "minutes", kind: "gauge" },
       { metric: "cache_hit_rate", category: "performance", unit: "percent", kind: "gauge" },
+      { metric: "celery_queue_size", category: "workflow", unit: "count", kind: "gauge" },
       { metric: "database_connections", category: "system", unit: "count", kind: "gauge" },
+      { metric: "error_rate", category: "performance", unit: "percent", kind: "gauge" },
       { metric: "pending_submissions", category: "workflow", unit: "count", kind: "gauge" },
+      { metric: "queue_depth", category: "workflow", unit: "count", kind: "gauge" },
+      { metric: "rate_limit_violations", category: "security", unit: "count", kind: "gauge" },
       { metric: "submission_approval_rate", category: "workflow", unit: "percent", kind: "gauge" },
       { metric: "unresolved_alerts", category: "monitoring", unit: "count", kind: "gauge" },
     ]);
@@ -138,6 +146,7 @@ describe("monitor.record_samples()", () => {
     expect(await record(query, values.map((value) => ({ metric, value })))).toEqual({
       inserted: 1,
       duplicates: values.length - 1,
+      overflowed: 0,
       rejected: [],
     });
     expect(await readStored(query, metric)).toEqual([{ labels: {}, at: NOON, value: 7 }]);
@@ -262,6 +271,7 @@ describe("monitor.record_samples()", () => {
         expect(await record(query, samples, at)).toEqual({
           inserted: sets.length,
           duplicates: 0,
+          overflowed: 0,
           rejected: [],
         });
         expect(await record(query, repeated, at)).toMatchObject({
@@ -353,6 +363,7 @@ describe("monitor.record_samples()", () => {
       expect(await record(query, [{ metric, value: 1 }])).toEqual({
         inserted: 0,
         duplicates: 0,
+        overflowed: 0,
         rejected: [{ metric, labels: {}, reason: "no open day for 2026-03-10 12:00:00+00" }],
       });
     },
@@ -366,7 +377,12 @@ describe("monitor.record_samples()", () => {
   });
 
   it("does nothing with nothing", async ({ query }) => {
-    expect(await record(query, [])).toEqual({ inserted: 0, duplicates: 0, rejected: [] });
+    expect(await record(query, [])).toEqual({
+      inserted: 0,
+      duplicates: 0,
+      overflowed: 0,
+      rejected: [],
+    });
   });
 
   it.for([{}, "text", 1, null])("throws for %o instead of an array", async (samples, { query }) => {

@@ -9,14 +9,17 @@ import {
   DAY,
   HOUR,
   iso,
+  MINUTE,
   NOON,
   openDays,
 } from "./seeds.ts";
-import { addAnySeries, type Cleaned, digestTables } from "./retention.ts";
+import { addAnySeries, type Cleaned, compactAll, digestTables } from "./retention.ts";
 
 const STEPS = [
   "evidence_samples",
   "metric_time_series",
+  "metric_chunks",
+  "metric_rollups",
   "anomaly_detections",
   "anomaly_detections_archive",
   "system_alerts",
@@ -42,13 +45,28 @@ const readRecord = async (query: Query) =>
 
 /** Something of every entity: due, not due and held. */
 async function fillEverything(asSuperuser: Query) {
-  await openDays(asSuperuser, NOON - 40 * DAY, 15);
   await openDays(asSuperuser, NOON - 5 * DAY, 6);
   const metric = await addMetric(asSuperuser);
-  const series = await addSeries(asSuperuser, metric, [[NOON - 40 * DAY, 1], [NOON - 4 * HOUR, 2], [
+  const series = await addSeries(asSuperuser, metric, [[NOON - 4 * HOUR, 2], [
     NOON - 3 * HOUR,
     3,
   ]]);
+  // Days in chunks: a week that is due and one that is not.
+  await openDays(asSuperuser, NOON - 40 * DAY, 15);
+  for (const age of [40, 27]) {
+    await asSuperuser(
+      "insert into monitor.metric_time_series (series_id, recorded_at, value) values ($1, $2, 1)",
+      [series, iso(NOON - age * DAY)],
+    );
+  }
+  await compactAll(asSuperuser, { now: NOON - 20 * DAY });
+  // A month of which only hours are left, due as well.
+  await asSuperuser("select monitor.ensure_chunk_partitions('2025-01-15')");
+  await asSuperuser(
+    `insert into monitor.metric_rollups (series_id, day, hours, sample_count, floats)
+     values ($1, '2025-01-15', 1, 1, '{1,1,1,1,1}')`,
+    [series],
+  );
   await addSeries(asSuperuser, metric, [], { idle: "but young" });
   await asSuperuser(
     "insert into monitor.metric_series (metric, labels, created_at) values ($1, $2, '2020-01-01')",
@@ -163,15 +181,17 @@ describe("monitor.list_retention_steps()", () => {
     await expect(step(query, "audit_log")).rejects.toMatchObject({ code: "22023" });
   });
 
-  it("keeps metrics and anomalies 30 days, alerts and incidents 90", async ({ query }) => {
+  it("keeps samples 2 days in rows and 30 in all, hours 400, anomalies 30 days, alerts and incidents 90", async ({ query }) => {
     const { rows } = await query(
       `select entity, keep_days from monitor.retention_policies
-       where entity in ('metric_time_series', 'anomaly_detections', 'system_alerts', 'incidents') order by 1`,
+       where entity ~ '^metric_(time|chunks|rollups)' or entity in ('anomaly_detections', 'system_alerts', 'incidents') order by 1`,
     );
     expect(rows).toEqual([
       { entity: "anomaly_detections", keep_days: 30 },
       { entity: "incidents", keep_days: 90 },
-      { entity: "metric_time_series", keep_days: 30 },
+      { entity: "metric_chunks", keep_days: 30 },
+      { entity: "metric_rollups", keep_days: 400 },
+      { entity: "metric_time_series", keep_days: 2 },
       { entity: "system_alerts", keep_days: 90 },
     ]);
   });
@@ -195,9 +215,22 @@ describe("monitor.retention_policies", () => {
 });
 
 describe("what a policy may say", () => {
-  const ACTIONS = ["archive", "delete", "drop_days", "keep", "with_owner"];
+  const ACTIONS = [
+    "archive",
+    "compact",
+    "delete",
+    "drop_days",
+    "drop_months",
+    "drop_weeks",
+    "keep",
+    "with_owner",
+  ];
   const MAY: Readonly<Record<string, string[]>> = {
-    metric_time_series: ["drop_days", "keep"],
+    metric_time_series: ["compact", "keep"],
+    metric_chunks: ["drop_weeks", "keep"],
+    metric_rollups: ["drop_months", "keep"],
+    chunk_times: ["with_owner"],
+    late_samples: ["with_owner"],
     anomaly_detections: ["archive", "keep"],
     evidence_samples: ["keep", "with_owner"],
     system_alerts: ["delete", "keep"],
@@ -211,7 +244,7 @@ describe("what a policy may say", () => {
     await asOwner("delete from monitor.retention_policies where entity = $1", [entity]);
     const taken: string[] = [];
     for (const action of ACTIONS) {
-      const days = ["archive", "delete", "drop_days"].includes(action) ? 9 : null;
+      const days = ["keep", "with_owner"].includes(action) ? null : 9;
       try {
         await asOwner("insert into monitor.retention_policies values ($1, $2, $3, 1, 'a test')", [
           entity,
@@ -226,6 +259,37 @@ describe("what a policy may say", () => {
     }
     expect(taken).toEqual(actions);
     expect(await rpc(query, "list_retention_steps")).not.toContain(entity);
+  });
+
+  it.for(
+    [
+      ["metric_chunks", 1, true],
+      ["metric_chunks", 100_000_000, true],
+      ["metric_chunks", 0, false],
+      ["metric_chunks", 100_000_001, false],
+      ["metric_rollups", 400, false],
+      ["metric_time_series", 400, false],
+      ["settings", 400, false],
+    ] as const,
+  )("of %s: a budget of %i MB: %s", async ([entity, megabytes, isTaken], { query }) => {
+    const change = query(
+      "update monitor.retention_policies set keep_megabytes = $2 where entity = $1",
+      [entity, megabytes],
+    );
+    if (isTaken) await change;
+    else await expect(change).rejects.toMatchObject({ code: "23514" });
+  });
+
+  it("is a budget of 400 MB of chunks, of nothing else", async ({ query }) => {
+    const { rows } = await query(
+      "select entity, keep_megabytes from monitor.retention_policies where keep_megabytes is not null",
+    );
+    expect(rows).toEqual([{ entity: "metric_chunks", keep_megabytes: 400 }]);
+    await expect(
+      query(
+        "update monitor.retention_policies set action = 'keep', keep_days = null where entity = 'metric_chunks'",
+      ),
+    ).rejects.toMatchObject({ constraint: "retention_policies_keep_megabytes_of_chunks" });
   });
 
   it("keeps evidence when told to, also when its owner goes", async ({ query, asSuperuser }) => {
@@ -254,7 +318,17 @@ describe("monitor.run_retention_step()", () => {
       const predicted = await step(query, entity, { p_dry_run: true });
       expect(await digestTables(asSuperuser)).toEqual(before);
 
+      if (entity === "metric_time_series") {
+        // Of days it says how many are due, however many steps each takes.
+        const done = await compactAll(query);
+        const dropped = done.flatMap(({ counts }) => counts.days_dropped ?? []);
+        expect(predicted.counts).toEqual({ days: dropped.length, contended: 0 });
+        expect(predicted.oldest_kept_at).toBe(done.at(-1)!.oldest_kept_at);
+        expect(predicted).toMatchObject({ outcome: "done", more: false });
+        return;
+      }
       const done = await step(query, entity);
+      if (entity === "metric_chunks") predicted.counts.samples = done.counts.samples!; // not read in a dry run
       expect(essence(predicted)).toEqual(essence(done));
       expect(done.outcome).toBe("done"); // or this test would say nothing
       expect((await step(query, entity, { p_dry_run: true })).outcome).toMatch(/nothing|held/);
@@ -264,6 +338,7 @@ describe("monitor.run_retention_step()", () => {
   it("changes nothing but the entity, what belongs to it, and the record of it", async ({ query, asSuperuser }) => {
     const ALSO: Readonly<Record<string, string[]>> = {
       metric_time_series: ["sample_days"],
+      metric_chunks: ["sample_days", "chunk_times"],
       anomaly_detections: ["anomaly_detections_archive"],
       system_alerts: ["incident_alerts"],
       incidents: ["incident_events", "incident_alerts", "incident_anomalies"],
@@ -276,7 +351,10 @@ describe("monitor.run_retention_step()", () => {
       const after = await digestTables(asSuperuser);
       const changed = Object.keys(before).filter((table) => before[table] !== after[table])
         .map((table) =>
-          table.replace(/^monitor\./, "").replace(/^(metric_time_series)_\d+$/, "$1")
+          table.replace(/^monitor\./, "").replace(
+            /^(metric_time_series|metric_chunks|metric_rollups)_\w+$/,
+            "$1",
+          )
         );
       const allowed = [entity, "retention_runs", ...(ALSO[entity] ?? [])];
       expect(changed.filter((table) => !allowed.includes(table)), entity).toEqual([]);
@@ -388,11 +466,24 @@ describe("monitor.run_retention_step()", () => {
     const [session, other] = [await ownDatabase.connect(), await ownDatabase.connect()];
     const query = queryOf(session);
     await openDays(query, NOON - 40 * DAY);
+    const compactStep = (minute = 0) =>
+      step(query, "metric_time_series", { p_now: iso(NOON + minute * MINUTE) });
+    expect(await compactStep()).toMatchObject({ counts: { days_sealed: 1 } });
+    expect(await compactStep()).toMatchObject({ counts: { days_compacted: 1 } });
     await other.query("begin; select from monitor.metric_time_series");
-    expect(await step(query, "metric_time_series")).toMatchObject({ outcome: "contended" });
+    expect(await compactStep(1)).toMatchObject({ outcome: "contended", more: false });
+    await other.query("commit; begin; select from monitor.metric_chunks");
+    expect(await compactStep(2)).toMatchObject({ counts: { days_dropped: 1 } });
+    expect(await step(query, "metric_chunks")).toMatchObject({ outcome: "contended", more: false });
     await other.query("commit");
-    expect(await step(query, "metric_time_series")).toMatchObject({ outcome: "done" });
-    expect((await readRecord(query)).map(({ outcome }) => outcome)).toEqual(["contended", "done"]);
+    expect(await step(query, "metric_chunks")).toMatchObject({ outcome: "done" });
+    const { rows } = await query(
+      "select entity, outcome from monitor.retention_runs order by retention_run_id",
+    );
+    expect(rows.map(({ entity, outcome }) => `${entity} ${outcome}`)).toEqual([
+      ...["metric_time_series done", "metric_time_series done", "metric_time_series contended"],
+      ...["metric_time_series done", "metric_chunks contended", "metric_chunks done"],
+    ]);
   });
 
   it("lets two at once pass: what one deletes, the other skips", async ({ ownDatabase }) => {
@@ -418,16 +509,15 @@ describe("monitor.run_retention_step()", () => {
 
 describe("monitor.run_data_retention_cleanup()", () => {
   // What locks the samples against all others comes last.
-  const DROP_LAST = [
-    ...STEPS.filter((entity) => entity !== "metric_time_series"),
-    "metric_time_series",
-  ];
+  const LAST = ["metric_time_series", "metric_chunks", "metric_rollups"];
+  const DROP_LAST = [...STEPS.filter((entity) => !LAST.includes(entity)), ...LAST];
 
   it("takes one step of every entity, in order, and drops days last", async ({ query, asSuperuser }) => {
     await fillEverything(asSuperuser);
     const results = await runAll(query);
     expect(results.map(({ entity }) => entity)).toEqual(DROP_LAST);
     expect(results.map(({ outcome }) => outcome)).toEqual(STEPS.map(() => "done"));
+    await compactAll(query);
     expect((await runAll(query)).map(({ outcome }) => outcome)).not.toContain("done");
   });
 
@@ -448,9 +538,9 @@ describe("monitor.run_data_retention_cleanup()", () => {
     await asSuperuser("drop extension pg_cron");
     expect((await runAll(query)).map(({ outcome }) => outcome)).toEqual([
       "failed",
-      ...STEPS.slice(3).map(() => "done"),
+      ...STEPS.slice(5).map(() => "done"),
       "missing",
-      "done",
+      ...LAST.map(() => "done"),
     ]);
   });
 
@@ -489,11 +579,103 @@ describe("monitor.run_data_retention_cleanup()", () => {
       last_seen_at: iso(NOON),
     });
     await runAll(query, { p_now: iso(NOON - 39 * DAY) }); // the nightly run after it began
+    await compactAll(query);
     await runAll(query);
-    expect((await asSuperuser("select 1 from monitor.metric_time_series")).rows).toEqual([]);
+    for (const table of ["metric_time_series", "metric_chunks"]) {
+      expect((await asSuperuser(`select 1 from monitor.${table}`)).rows, table).toEqual([]);
+    }
     const { rows } = await query("select value from monitor.evidence_samples where owner_id = $1", [
       anomaly,
     ]);
     expect(rows).toEqual([{ value: 7 }]);
+  });
+});
+
+describe("monitor.continue_jobs()", () => {
+  const JOB = "data-retention-cleanup";
+  /** The minutes after noon of the runs that it made. */
+  async function continueAt(query: Query, minute: number) {
+    await rpc(query, "continue_jobs", { p_now: iso(NOON + minute * MINUTE) });
+    const { rows } = await query<{ at: Date }>(
+      "select scheduled_at as at from monitor.job_runs where job = $1 and queued_at is not null order by 1",
+      [JOB],
+    );
+    return rows.map(({ at }) => (at.getTime() - NOON) / MINUTE);
+  }
+  const addCleanup = (query: Query, columns: object) =>
+    addRun(query, {
+      job: JOB,
+      state: "succeeded",
+      started_at: iso(NOON),
+      finished_at: iso(NOON + 20_000),
+      outcome: "succeeded",
+      ...columns,
+    });
+  const left = { result: { complete: false, dry_run: false } };
+
+  it("calls a run that left work again the next minute, once", async ({ asOwner: query }) => {
+    await addCleanup(query, left);
+    expect(await continueAt(query, 1)).toEqual([1]);
+    expect(await continueAt(query, 1)).toEqual([1]);
+  });
+
+  it.for<[string, object]>([
+    ["is complete", { result: { complete: true, dry_run: false } }],
+    ["was a dry run", { result: { complete: false, dry_run: true } }],
+    ["failed", { ...left, state: "failed", outcome: "failed" }],
+    ["was skipped", { state: "skipped", outcome: "skipped", result: null }],
+    ["still runs", { state: "running", finished_at: null, outcome: null, result: null }],
+    ["is queued", { state: "queued", started_at: null, finished_at: null, outcome: null }],
+    ["has no result", { result: null }],
+    ["is a day old", {
+      ...left,
+      scheduled_at: iso(NOON - DAY),
+      finished_at: iso(NOON + MINUTE - DAY),
+    }],
+    ["is another job's", { ...left, job: "detect-anomalies" }],
+  ])("leaves alone one that %s", async ([, columns], { asOwner: query }) => {
+    await addCleanup(query, columns);
+    expect(await continueAt(query, 1)).toEqual([]);
+  });
+
+  it("looks at the last run only", async ({ asOwner: query }) => {
+    await addCleanup(query, { ...left, scheduled_at: iso(NOON - MINUTE) });
+    await addCleanup(query, { result: { complete: true, dry_run: false } });
+    expect(await continueAt(query, 1)).toEqual([]);
+  });
+
+  it("is not stopped by a dry run in between", async ({ asOwner: query }) => {
+    await addCleanup(query, left);
+    await addCleanup(query, {
+      trigger: "manual",
+      scheduled_at: iso(NOON + MINUTE),
+      result: { complete: true, dry_run: true },
+    });
+    expect(await continueAt(query, 2)).toEqual([2]);
+  });
+
+  it("does nothing while jobs are switched off but say so once", async ({ asOwner: query }) => {
+    await addCleanup(query, left);
+    await query("update monitor.settings set jobs_enabled = false");
+    expect(await continueAt(query, 1)).toEqual([1]);
+    expect(await continueAt(query, 2)).toEqual([1]);
+    const { rows } = await query("select state from monitor.job_runs where queued_at is not null");
+    expect(rows).toEqual([{ state: "skipped" }]);
+  });
+
+  it("is called every minute by what watches the jobs", async ({ asOwner: query }) => {
+    await addCleanup(query, { ...left, is_settled: true });
+    await rpc(query, "watch_jobs", { p_now: iso(NOON + MINUTE) });
+    const { rows } = await query(
+      "select from monitor.job_runs where job = $1 and scheduled_at = $2",
+      [JOB, iso(NOON + MINUTE)],
+    );
+    expect(rows).toHaveLength(1);
+  });
+
+  it("is for nobody but who schedules jobs", async ({ query }) => {
+    await expect(rpc(query, "continue_jobs", { p_now: iso(NOON) })).rejects.toMatchObject({
+      code: "42501",
+    });
   });
 });

@@ -1,5 +1,5 @@
 import { type Query, rpc } from "./database.ts";
-import { addMetric, addSeries, iso, NOON } from "./seeds.ts";
+import { addMetric, addSeries, iso, MINUTE, NOON } from "./seeds.ts";
 
 /** What every clean-up answers. */
 export interface Cleaned {
@@ -15,6 +15,28 @@ export interface Cleaned {
 /** Calls `monitor.<name>` as of noon, or of `args.p_now`. */
 export const cleanUp = (query: Query, name: string, args: Readonly<Record<string, unknown>> = {}) =>
   rpc<Cleaned>(query, name, { p_now: iso(NOON), ...args });
+
+/** Takes one step of compaction, which leaves today and yesterday in rows, as of noon. */
+export const compact = (query: Query, args: Readonly<Record<string, unknown>> = {}) =>
+  cleanUp(query, "compact_samples", { p_keep_days: 2, ...args });
+
+/**
+ * Compacts until nothing is left to do, as the retention job does: every minute until it has all. Gives the answers;
+ * the last one says that there is nothing.
+ */
+export async function compactAll(
+  query: Query,
+  { now = NOON, ...args }: Readonly<Record<string, unknown> & { now?: number }> = {},
+): Promise<Cleaned[]> {
+  const answers: Cleaned[] = [];
+  for (let at = now; answers.length < 2000;) {
+    const answer = await compact(query, { p_now: iso(at), ...args });
+    answers.push(answer);
+    if (answer.outcome === "held") at += MINUTE;
+    else if (answer.outcome !== "done") return answers;
+  }
+  throw new Error("compaction does not come to an end");
+}
 
 /** Calls the clean-up of one of the suite's own tables, as of noon. */
 export const cleanOwnTable = (

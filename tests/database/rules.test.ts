@@ -5,31 +5,54 @@ import { openDays } from "./seeds.ts";
 /** Functions that users of the API may call, each with what keeps a user who is no admin from seeing anything. */
 const FOR_USERS: Readonly<Record<string, string>> = {
   "monitor.bounded_page(integer,timestamp with time zone,timestamp with time zone)": "arithmetic",
+  "monitor.create_access_token(text,text[],timestamp with time zone,timestamp with time zone)":
+    "asks may_administer()",
   "monitor.current_actor()": "says only who calls",
+  "monitor.decode_times(integer[])": "arithmetic",
+  'monitor.decode_values(smallint,bigint,boolean,"char"[],"char"[],"char"[],"char"[],double precision[])':
+    "arithmetic",
   "monitor.epoch_ms(timestamp with time zone)": "arithmetic",
   "monitor.is_admin()": "says only whether the caller is one; policies ask it",
   "monitor.match_series(jsonb,integer,integer)": "reads under row level security",
   "monitor.read_buckets(jsonb,timestamp with time zone,timestamp with time zone,interval,integer,integer)":
     "reads under row level security",
+  "monitor.read_latest(jsonb,integer,integer)": "reads under row level security",
   "monitor.read_samples(jsonb,timestamp with time zone,timestamp with time zone,integer,integer)":
     "reads under row level security",
   "monitor.review_anomaly(bigint,text,timestamp with time zone)": "asks may_administer()",
+  "monitor.revoke_access_token(text,timestamp with time zone)": "asks may_administer()",
+  "monitor.scan_rollups(integer[],timestamp with time zone,timestamp with time zone)":
+    "reads under row level security",
+  "monitor.scan_series(integer[],timestamp with time zone,timestamp with time zone)":
+    "reads under row level security",
   "monitor.set_schedule(text,text,timestamp with time zone)": "asks may_administer()",
+  "monitor.utc_midnight(date)": "arithmetic",
 };
 
 /** Functions that run as the owner of the schema, and why they must. Collectors all do: see below. */
 const DEFINERS: Readonly<Record<string, string>> = {
   "monitor.check_setup(timestamp with time zone)": "looks into Vault and pg_cron",
-  "monitor.cleanup_old_metrics(integer,timestamp with time zone,boolean,integer)":
+  "monitor.cleanup_old_metrics(integer,timestamp with time zone,boolean,integer,integer)":
+    "drops partitions",
+  "monitor.cleanup_old_rollups(integer,timestamp with time zone,boolean,integer)":
     "drops partitions",
   "monitor.cleanup_own_table(text,integer,timestamp with time zone,boolean,integer)":
     "deletes what nobody else may: audit log, pg_cron's record",
+  "monitor.compact_samples(integer,timestamp with time zone,boolean,integer)":
+    "drops partitions, and writes chunks, which nobody may write",
+  "monitor.create_access_token(text,text[],timestamp with time zone,timestamp with time zone)":
+    "an admin may make a token, but not write its row",
+  "monitor.ensure_chunk_partitions(date)": "creates partitions",
   "monitor.ensure_sample_days(timestamp with time zone,integer)": "creates partitions",
   "monitor.is_admin()": "reads a table behind a policy that asks it",
+  "monitor.open_days(date[],timestamp with time zone)":
+    "creates partitions, and notes days nobody collected on",
   "monitor.plan_collection(timestamp with time zone)": "asks for relations in closed schemas",
   "monitor.record_change()": "writes the audit log, which nobody may write",
   "monitor.review_anomaly(bigint,text,timestamp with time zone)":
     "an admin may judge, but not rewrite",
+  "monitor.revoke_access_token(text,timestamp with time zone)":
+    "an admin may revoke a token, but not write its row",
   "monitor.set_schedule(text,text,timestamp with time zone)":
     "pg_cron runs a job as whoever scheduled it",
 };
@@ -41,6 +64,10 @@ const SET_RETURNING: Readonly<Record<string, string>> = {
     "for SQL; granted because the check of job_schedules calls it",
   "monitor.match_series(jsonb,integer,integer)": "takes at most 1,000 as its limit",
   "monitor.missing_evidence(bigint)": "for SQL; granted because copy_evidence calls it",
+  "monitor.scan_rollups(integer[],timestamp with time zone,timestamp with time zone)":
+    "for SQL; granted because the readers, which run as their caller, call it",
+  "monitor.scan_series(integer[],timestamp with time zone,timestamp with time zone)":
+    "for SQL; granted because the readers, which run as their caller, call it",
 };
 
 /** The tables, views and partitions of the schema. */

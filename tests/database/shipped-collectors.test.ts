@@ -35,10 +35,18 @@ const VIEW = `
   create view monitor.submissions as
     select created_at as submitted_at, moderated_at as reviewed_at, state as status from public.posts`;
 
+/** Two queues of pgmq, as far as it is asked. */
+const PGMQ = `
+  create schema pgmq;
+  create view pgmq.meta as select unnest(array['celery', 'mails']) as queue_name;
+  create function pgmq.metrics_all() returns table (queue_name text, queue_length bigint)
+  language sql as 'select queue_name, 3 from pgmq.meta'`;
+
 describe("the shipped collectors", () => {
   it("return samples of defined metrics that can all be stored, and all defined metrics between them", async ({ query, asOwner }) => {
     await openDays(query, NOON - MINUTE, 2);
     await asOwner(VIEW);
+    await asOwner(PGMQ);
     await asOwner("insert into public.posts values ($1, $2, 'approved')", [
       iso(NOON - HOUR),
       iso(NOON - MINUTE),
@@ -49,6 +57,15 @@ describe("the shipped collectors", () => {
       outcome: "succeeded",
     });
     await query("update monitor.job_schedules set last_succeeded_at = $1", [iso(NOON)]);
+    const { rows: defined } = await query<{ metric: string }>(
+      "select metric from monitor.metric_definitions",
+    );
+    for (const part of ["count", "sum"]) {
+      const metric = `http_server_request_duration_seconds_${part}`;
+      await addMetric(query, { metric, kind: "counter" });
+      await addSeries(query, metric, [[NOON - 2 * MINUTE, 1], [NOON - MINUTE, 2], [NOON, 3]]);
+    }
+    await query("update monitor.metric_series set overflow_samples = 1");
     await asOwner("select pg_create_physical_replication_slot('of_a_test', true, true)");
 
     try {
@@ -68,7 +85,7 @@ describe("the shipped collectors", () => {
             await rpc(query, "record_samples", { p_samples: samples, p_recorded_at: iso(at) }),
             collector,
           )
-            .toEqual({ inserted: samples.length, duplicates: 0, rejected: [] });
+            .toMatchObject({ inserted: samples.length, duplicates: 0, rejected: [] });
         }
         // What the counters grow by until the next minute; nobody has read anything in this transaction.
         await asOwner(
@@ -76,9 +93,6 @@ describe("the shipped collectors", () => {
            where series_id in (select series_id from monitor.metric_series where metric ~ 'blks_(hit|read)')`,
         );
       }
-      const { rows: defined } = await query<{ metric: string }>(
-        "select metric from monitor.metric_definitions",
-      );
       expect([...seen].sort()).toEqual(defined.map(({ metric }) => metric).sort());
     } finally {
       await asOwner("select pg_drop_replication_slot('of_a_test')");
@@ -88,6 +102,7 @@ describe("the shipped collectors", () => {
   it("only read: they work in a read-only transaction", async ({ ownDatabase }) => {
     const owner = await ownDatabase.connectAsOwner();
     await owner.query(VIEW);
+    await owner.query(PGMQ);
     const session = await ownDatabase.connect();
     const { rows } = await session.query("select collector from monitor.metric_collectors");
     await session.query("begin read only");
@@ -97,6 +112,7 @@ describe("the shipped collectors", () => {
 
   it("give series that do not come and go: the same ones every time", async ({ query, asOwner }) => {
     await asOwner(VIEW);
+    await asOwner(PGMQ);
     const { rows } = await query<{ collector: string }>(
       "select collector from monitor.metric_collectors",
     );
@@ -413,11 +429,10 @@ describe("monitor.collect_submissions()", () => {
       rpc<{ collectors: { collector: string }[]; skipped: unknown[] }>(query, "plan_collection", {
         p_scheduled_at: iso(NOON),
       });
-    expect((await plan()).skipped).toEqual([
+    expect((await plan()).skipped).toContainEqual(
       { collector: "collect_submissions", reason: "monitor.submissions does not exist" },
-    ]);
+    );
     await asOwner(VIEW);
-    expect((await plan()).skipped).toEqual([]);
     expect((await plan()).collectors).toContainEqual({
       collector: "collect_submissions",
       timeout_seconds: 2,

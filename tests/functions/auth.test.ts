@@ -1,8 +1,11 @@
+import { createHash } from "node:crypto";
 import { describe, expect, it, vi } from "vitest";
+import type { AccessToken, Scope } from "../../shared/contract/access-token.ts";
 import {
   type AuthWorld,
   keyOrAdmin,
   recognizeAnybody,
+  tokenOrKey,
 } from "../../supabase/functions/_shared/auth.ts";
 import { type Database, DatabaseError } from "../../supabase/functions/_shared/database.ts";
 import { ConfigurationError } from "../../supabase/functions/_shared/env.ts";
@@ -13,6 +16,7 @@ import {
   KEYS,
   NOON,
   request,
+  sampleAccessToken,
   sampleEnvironment,
   sampleToken,
 } from "../fixtures.ts";
@@ -274,4 +278,117 @@ describe("keys", () => {
     const judging = keyOrAdmin(request("POST", { headers: { apikey: KEYS.cron } }), world);
     expect(await outcome(judging)).toEqual(key("cron"));
   });
+});
+
+describe("tokenOrKey()", () => {
+  const [INGEST, READ, BOTH, UNKNOWN] = [1, 2, 3, 4].map(sampleAccessToken) as [
+    string,
+    string,
+    string,
+    string,
+  ];
+  const scopes: Record<string, Scope[]> = {
+    [INGEST]: ["ingest"],
+    [READ]: ["read"],
+    [BOTH]: ["ingest", "read"],
+  };
+  const hashOf = (token: string) => createHash("sha256").update(token).digest("hex");
+  const rows: Record<string, AccessToken> = Object.fromEntries(
+    Object.entries(scopes).map(([token, scopes]) => [
+      hashOf(token),
+      { name: scopes.join(), scopes, expiresAt: null },
+    ]),
+  );
+
+  function build(answer?: Error) {
+    const checkToken = vi.fn((hash: string) =>
+      answer === undefined ? Promise.resolve(rows[hash] ?? null) : Promise.reject(answer)
+    );
+    const judge = tokenOrKey("ingest", {
+      environment: sampleEnvironment,
+      checkToken,
+      now: () => NOON,
+    });
+    return {
+      checkToken,
+      judge: (credentials: Parameters<typeof headers>[0]) =>
+        judge(request("POST", { headers: headers(credentials) })),
+    };
+  }
+  const holder = (name: string) => ({ kind: "token", name });
+
+  const CASES: [string, Parameters<typeof headers>[0], unknown][] = [
+    ["no credentials", {}, 401],
+    ["a token", { bearer: INGEST }, holder("ingest")],
+    ["a token, scheme in lower case", { authorization: `bearer ${INGEST}` }, holder("ingest")],
+    ["a token in apikey", { apikey: INGEST }, holder("ingest")],
+    ["a token in both", { apikey: INGEST, bearer: INGEST }, holder("ingest")],
+    ["a token of both scopes", { bearer: BOTH }, holder("ingest,read")],
+    ["a token of another scope", { bearer: READ }, 403],
+    ["a token of another scope in apikey", { apikey: READ }, 403],
+    ["an unknown token", { bearer: UNKNOWN }, 401],
+    ["an unknown token in apikey", { apikey: UNKNOWN }, 401],
+    ["half a token", { bearer: INGEST.slice(0, 20) }, 401],
+    ["a token without a scheme", { authorization: INGEST }, 401],
+    ["the default key", { apikey: KEYS.default }, key("default")],
+    ["the cron key", { apikey: KEYS.cron }, key("cron")],
+    ["a secret key as Bearer", { bearer: KEYS.cron_next }, key("cron_next")],
+    ["a secret key in both", { apikey: KEYS.default, bearer: KEYS.default }, key("default")],
+    ["a secret key of another name", { apikey: KEYS.reports }, 403],
+    ["a secret key of another name as Bearer", { bearer: KEYS.reports }, 403],
+    ["a wrong secret key", { bearer: "sb_secret_wrong" }, 401],
+    ["the publishable key", { apikey: KEYS.publishable }, 401],
+    ["the publishable key as Bearer", { bearer: KEYS.publishable }, 401],
+    ["the publishable key in both", { apikey: KEYS.publishable, bearer: KEYS.publishable }, 401],
+    [
+      "a token beside the publishable key",
+      { apikey: KEYS.publishable, bearer: INGEST },
+      holder("ingest"),
+    ],
+    [
+      "a secret key beside the publishable key",
+      { apikey: KEYS.publishable, bearer: KEYS.cron },
+      key("cron"),
+    ],
+    ["a token beside a wrong key", { apikey: "sb_secret_wrong", bearer: INGEST }, 401],
+    ["a key beside an unknown token", { apikey: KEYS.default, bearer: UNKNOWN }, 401],
+    ["a key beside a token of another scope", { apikey: KEYS.default, bearer: READ }, 403],
+    ["an empty key", { apikey: "" }, 401],
+    ["an empty Authorization", { authorization: "" }, 401],
+    ["a password", { authorization: "Basic YTpi", apikey: INGEST }, 401],
+    ["an admin", { bearer: ADMIN }, 401],
+    ["a legacy key", { apikey: sampleToken({ role: "service_role" }) }, 401],
+  ];
+
+  it.each(CASES)("%s", async (_name, credentials, expected) => {
+    expect(await outcome(build().judge(credentials))).toEqual(expected);
+  });
+
+  it("says what to do with each 401, and repeats no credential", async () => {
+    for (const [, credentials, expected] of CASES) {
+      if (expected !== 401) continue;
+      const error = await build().judge(credentials).catch((error: Problem) => error) as Problem;
+      expect(error.headers["www-authenticate"]).toMatch(/^Bearer /);
+      expect(error.message).not.toBe("");
+      for (const value of Object.values(credentials).filter((value) => value.length > 6)) {
+        expect(error.message).not.toContain(value);
+      }
+    }
+  });
+
+  it("asks for a token once, and for a key never", async () => {
+    const { judge, checkToken } = build();
+    for (let n = 0; n < 10; n += 1) await judge({ bearer: INGEST });
+    expect(checkToken).toHaveBeenCalledOnce();
+    await judge({ apikey: KEYS.cron });
+    expect(checkToken).toHaveBeenCalledOnce();
+  });
+
+  it.each(["unreachable", "timed_out", "malformed", "missing"] as const)(
+    "lets nobody in, and says nothing of the token, while the database is %s",
+    async (kind) => {
+      const error = new DatabaseError("check_access_token", kind, "", "");
+      await expect(build(error).judge({ bearer: INGEST })).rejects.toBe(error);
+    },
+  );
 });

@@ -34,7 +34,7 @@ function sampleDeps(
     recordCollection: (...call) => {
       recorded.push(call);
       const inserted = call[2].flatMap(({ samples }) => samples).length;
-      return Promise.resolve({ inserted, duplicates: 0, rejected: [] });
+      return Promise.resolve({ inserted, duplicates: 0, overflowed: 0, rejected: [] });
     },
     ...changes,
   };
@@ -69,7 +69,7 @@ describe("collectMetrics()", () => {
     expect(outcome).toEqual({
       kind: "succeeded",
       result: {
-        samples: { inserted: 3, duplicates: 0, rejected: 0 },
+        samples: { inserted: 3, duplicates: 0, overflowed: 0, rejected: 0 },
         rejected_samples: [],
         collectors: [
           { collector: "collect_a", outcome: "ok", duration_seconds: 0, rows: 1 },
@@ -78,7 +78,7 @@ describe("collectMetrics()", () => {
         ],
       },
       summary: {
-        samples: { inserted: 3, duplicates: 0, rejected: 0 },
+        samples: { inserted: 3, duplicates: 0, overflowed: 0, rejected: 0 },
         collectors: { ok: 3, skipped: 0, broken: [] },
       },
     });
@@ -164,12 +164,13 @@ describe("collectMetrics()", () => {
   });
 
   it.each([
-    [{ inserted: 0, duplicates: 0, rejected: [] }, "failed"],
-    [{ inserted: 1, duplicates: 0, rejected: [] }, "succeeded"],
-    [{ inserted: 0, duplicates: 1, rejected: [] }, "succeeded"],
+    [{ inserted: 0, duplicates: 0, overflowed: 0, rejected: [] }, "failed"],
+    [{ inserted: 1, duplicates: 0, overflowed: 0, rejected: [] }, "succeeded"],
+    [{ inserted: 0, duplicates: 1, overflowed: 0, rejected: [] }, "succeeded"],
     [{
       inserted: 0,
       duplicates: 0,
+      overflowed: 0,
       rejected: [{ metric: "a", labels: {}, reason: "unknown metric" }],
     }, "failed"],
   ])("judges %j as %s", async (record, kind) => {
@@ -194,7 +195,8 @@ describe("collectMetrics()", () => {
       () => ({ metric: "x", labels: {}, reason: "unknown metric" }),
     );
     const { deps } = sampleDeps({ collect_a: ok("a") }, {
-      recordCollection: () => Promise.resolve({ inserted: 1, duplicates: 0, rejected }),
+      recordCollection: () =>
+        Promise.resolve({ inserted: 1, duplicates: 0, overflowed: 0, rejected }),
     });
     const { result } = await collectMetrics(RUN, deps);
     expect(result).toMatchObject({ samples: { rejected: 50 } });

@@ -117,6 +117,9 @@ describe("openDatabase()", () => {
 describe("toDatabaseError()", () => {
   it.each<[string, number, string, DatabaseErrorKind]>([
     ["57014", 500, "canceling statement due to statement timeout", "timed_out"],
+    ["55P03", 500, "canceling statement due to lock timeout", "timed_out"],
+    ["40P01", 500, "deadlock detected", "timed_out"],
+    ["40001", 500, "a series was deleted meanwhile", "timed_out"],
     ["SUP", 500, "PostgresError: canceling statement due to statement timeout", "timed_out"],
     ["SUP", 500, "TypeError: something else", "refused"],
     ["PGRST301", 401, "JWT invalid", "unauthenticated"],

@@ -6,6 +6,7 @@ import {
   type Call,
   endpoint,
   type EndpointWorld,
+  subPath,
 } from "../../supabase/functions/_shared/endpoint.ts";
 import { ConfigurationError } from "../../supabase/functions/_shared/env.ts";
 import { BODY_BYTES_LIMIT } from "../../supabase/functions/_shared/input.ts";
@@ -46,6 +47,44 @@ describe("endpoint()", () => {
       caller: { kind: "key", name: "cron" },
       runId: RUN_ID,
       isRunIdGiven: false,
+    });
+  });
+
+  describe("address", () => {
+    const { world } = sampleWorld();
+    const authorize = vi.fn(admit());
+    const fetch = endpoint(
+      { name: "test", methods: ["POST"], authorize, input: Body, paths: ["", "/v1/a"] },
+      (_input, { request }) => Promise.resolve(Response.json(subPath(request, "test"))),
+      world,
+    );
+
+    it.each([
+      ["/test", ""],
+      ["/test/", ""],
+      ["/", ""],
+      ["/test/v1/a", "/v1/a"],
+      ["/test/v1/a/", "/v1/a"],
+      ["/v1/a", "/v1/a"],
+    ])("%s is %j below the function", async (path, expected) => {
+      const response = await fetch(request("POST", { path }));
+      expect([response.status, await response.json()]).toEqual([200, expected]);
+    });
+
+    it.each(["/test/v1", "/test/v1/a/b", "/test/V1/a", "/tests", "/test/test", "/x/test/v1/a"])(
+      "refuses %s with 404, whoever asks and however",
+      async (path) => {
+        authorize.mockClear();
+        for (const method of ["POST", "GET"]) {
+          const response = await fetch(request(method, { path }));
+          expect([response.status, await slugOf(response)]).toEqual([404, "path"]);
+        }
+        expect(authorize).not.toHaveBeenCalled();
+      },
+    );
+
+    it("does not matter to a function that names none", async () => {
+      expect((await build().fetch(request("POST", { path: "/test/whatever" }))).status).toBe(200);
     });
   });
 
@@ -269,6 +308,22 @@ describe("endpoint()", () => {
     });
   });
 
+  it("hands the request to what reads it instead of a schema", async () => {
+    const { world } = sampleWorld();
+    const fetch = endpoint(
+      {
+        name: "test",
+        methods: ["POST"],
+        authorize: admit(),
+        input: (request) => request.text(),
+      },
+      (text) => Promise.resolve(new Response(text)),
+      world,
+    );
+    const body = "x".repeat(BODY_BYTES_LIMIT + 1);
+    expect(await (await fetch(request("POST", { path: "/?a=1", body }))).text()).toBe(body);
+  });
+
   describe("query", () => {
     it("is no place for what belongs into the body", async () => {
       const { fetch, handler } = build();
@@ -350,6 +405,35 @@ describe("endpoint()", () => {
       expect(response.status).toBe(status);
       expect(text).toContain(slug);
       expect(text).not.toContain("secret detail");
+    });
+
+    it("says when to come again to a database that does not answer", async () => {
+      const { fetch } = failing(new DatabaseError("start_job", "unreachable", "", ""));
+      expect((await fetch(request("POST"))).headers.get("retry-after")).toBe("5");
+    });
+
+    it("are told as the function would have it, with the run and what is open to all", async () => {
+      const { world, lines } = sampleWorld();
+      const fetch = endpoint(
+        {
+          name: "test",
+          methods: ["POST"],
+          authorize: () => Promise.reject(new Problem("unauthenticated", "Who?")),
+          input: Body,
+          renderProblem: ({ status, title, message }, { headers }) =>
+            headers.has("x-plain") ? undefined : new Response(`${title}: ${message}`, { status }),
+        },
+        () => Promise.resolve(new Response()),
+        world,
+      );
+      const response = await fetch(request("POST"));
+      expect([response.status, await response.text()])
+        .toEqual([401, "Who is calling is not known: Who?"]);
+      expect(response.headers.get("x-run-id")).toBe(RUN_ID);
+      expect(response.headers.get("x-content-type-options")).toBe("nosniff");
+      expect(lines).toHaveLength(1);
+      const other = await fetch(request("POST", { headers: { "x-plain": "1" } }));
+      expect([other.status, await slugOf(other)]).toEqual([401, "unauthenticated"]);
     });
 
     it("says where to expose the schema when the API does not serve it", async () => {

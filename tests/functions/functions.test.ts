@@ -33,6 +33,7 @@ const ANSWERS: Record<string, Answer> = {
   record_collection: ({ p_results }) => ({
     inserted: (p_results as { samples: unknown[] }[]).flatMap(({ samples }) => samples).length,
     duplicates: 0,
+    overflowed: 0,
     rejected: [],
   }),
   read_detection_page: () => ({ series: [], next_series_id: null }),
@@ -204,7 +205,7 @@ describe("POST collect-metrics", () => {
   it("stores what the good collector returned, and reports the broken one", async () => {
     const { body } = await post("collect-metrics", { apikey: KEYS.cron });
     expect(body).toMatchObject({
-      samples: { inserted: 1, duplicates: 0, rejected: 0 },
+      samples: { inserted: 1, duplicates: 0, overflowed: 0, rejected: 0 },
       collectors: [
         { collector: "collect_a", outcome: "ok", rows: 1 },
         { collector: "collect_b", outcome: "failed", rows: 0, error: "division by zero (22012)" },

@@ -24,6 +24,7 @@ const random = fc.stringMatching(/^[A-Za-z0-9_-]{8,60}$/);
 const secret = fc.oneof(
   random.map((tail) => ({ text: `sb_secret_${tail}`, hidden: tail })),
   random.map((tail) => ({ text: `sb_publishable_${tail}`, hidden: tail })),
+  random.map((tail) => ({ text: `pgv_${tail}`, hidden: tail })),
   random.map((tail) => ({ text: `Bearer ${tail}`, hidden: tail })),
   random.map((tail) => ({
     text: sampleToken({ sub: tail }),

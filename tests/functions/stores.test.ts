@@ -105,6 +105,7 @@ describe("collectionStore()", () => {
     const record = answering({
       inserted: 1,
       duplicates: 0,
+      overflowed: 0,
       rejected: [{ metric: null, labels: null, reason: "unknown metric" }],
     });
     expect(await collectionStore(record.database).recordCollection(RUN_ID, NOON, [])).toMatchObject(

@@ -256,9 +256,37 @@ describe("judgeHealth()", () => {
         { contendedRetention: ["system_alerts"] },
         "degraded",
       ],
+      ["as many bytes as it may take", { monitorBytes: 400_000_000 }, "healthy"],
+      ["a byte more than it may take", { monitorBytes: 400_000_001 }, "degraded"],
+      ["no budget", { monitorBytes: 9e12, budgetBytes: null }, "healthy"],
+      ["samples dropped before their time", { shed: { at: NOON, detail: "gone" } }, "degraded"],
     ])("with %s is %3$s", (_name, changes, status) => {
       const { overall, components } = judge({ storage: { ...storage, ...changes } });
       expect([overall, components.storage.status]).toEqual([status, status]);
+    });
+
+    it.each<[string, Partial<HealthFacts["storage"]>, string]>([
+      ["what is over the budget", { monitorBytes: 412_600_000 }, "413 MB of a budget of 400 MB"],
+      ["what was shed", {
+        shed: { at: NOON, detail: "samples before 2026-03-01 were dropped" },
+      }, "samples before 2026-03-01 were dropped"],
+      [
+        "that something was shed",
+        { shed: { at: NOON, detail: null } },
+        "samples were dropped before their time",
+      ],
+      [
+        "what is over the budget before what was shed for it",
+        { monitorBytes: 500_000_000, shed: { at: NOON, detail: "gone" } },
+        "500 MB of a budget of 400 MB",
+      ],
+      [
+        "retention that fails before what comes of it",
+        { monitorBytes: 500_000_000, contendedRetention: ["metric_chunks"] },
+        "retention does not get through: metric_chunks",
+      ],
+    ])("says %s", (_name, changes, reason) => {
+      expect(judge({ storage: { ...storage, ...changes } }).components.storage.reason).toBe(reason);
     });
   });
 

@@ -2,10 +2,13 @@ import { verifyAuth } from "@supabase/server/core";
 // Its peer, named here so that a deploy takes the version we pin and not the newest there is.
 import "@supabase/supabase-js";
 import { z } from "zod";
-import { type Database, DatabaseError, openDatabase } from "./database.ts";
+import type { Scope } from "../../../shared/contract/access-token.ts";
+import { rememberTokens, type TokenWorld } from "./access-tokens.ts";
+import { type Database, database, DatabaseError, openDatabase } from "./database.ts";
 import { ACCEPTED_KEYS, type Environment, environment } from "./env.ts";
 import { Problem } from "./problem.ts";
 import { shareForEach } from "./share.ts";
+import { checkAccessToken } from "./stores.ts";
 
 /** Who is calling. */
 export type Caller =
@@ -13,6 +16,8 @@ export type Caller =
   | { readonly kind: "key"; readonly name: string }
   /** A user in `monitor.admins`. */
   | { readonly kind: "admin" }
+  /** Holds an access token with the scope that was asked for. */
+  | { readonly kind: "token"; readonly name: string }
   /** Anybody: without credentials, or with a publishable key. */
   | { readonly kind: "public" };
 
@@ -79,6 +84,60 @@ export function recognizeAnybody(
   };
 }
 
+/** What {@link tokenOrKey} needs from the world. */
+export interface TokenOrKeyWorld extends TokenWorld {
+  environment(): Environment;
+}
+
+/**
+ * For what programs of others do: makes a function that lets in who holds an access token with this scope, or one of
+ * {@link ACCEPTED_KEYS}. Either may be in the header apikey or in Authorization, for a client may be able to set only
+ * one of them.
+ *
+ * @throws {Problem} 401, 403, 429
+ * @throws {DatabaseError} while the database does not say whose a token is.
+ */
+export function tokenOrKey(
+  scope: Scope,
+  world: TokenOrKeyWorld = {
+    environment,
+    checkToken: (hash) => checkAccessToken(database, hash),
+    now: () => new Date(),
+  },
+): (request: Request) => Promise<Caller> {
+  const findToken = rememberTokens(world);
+
+  const judge = async (credential: string): Promise<Caller> => {
+    if (credential.startsWith("sb_")) return judgeKey(credential, world.environment());
+    const token = await findToken(credential);
+    if (token === null) {
+      throw unauthenticated(
+        credential.startsWith("pgv_")
+          ? "The access token is unknown, has expired or has been revoked."
+          : "This is neither an access token nor a key. The token of a user does not do here.",
+      );
+    }
+    if (!token.scopes.includes(scope)) {
+      throw new Problem("forbidden", `The access token has not the scope ${scope}.`);
+    }
+    return { kind: "token", name: token.name };
+  };
+
+  return async (request) => {
+    const apikey = request.headers.get("apikey");
+    const authorization = request.headers.get("authorization");
+    const bearer = authorization === null ? null : readBearer(authorization);
+    const credentials = new Set([bearer, apikey].filter((credential) => credential !== null));
+    const callers: Caller[] = [];
+    for (const credential of credentials) callers.push(await judge(credential));
+    const caller = callers.find(({ kind }) => kind !== "public");
+    if (caller !== undefined) return caller;
+    throw unauthenticated(
+      `Send an access token with the scope ${scope}, or a secret key, as Authorization: Bearer or in the header apikey.`,
+    );
+  };
+}
+
 /**
  * Finds out who is calling. Every credential that is there has to be good: a wrong one is refused,
  * never passed over in favour of another or of nobody.
@@ -106,13 +165,18 @@ async function identify(request: Request, world: AuthWorld): Promise<Caller> {
 /** The user's token, null when there is none, empty when there is something else. @throws {Problem} 401 for a key */
 function readToken(authorization: string | null, apikey: string | null): string | null {
   if (authorization === null) return null;
-  const token = /^bearer +(\S+)$/i.exec(authorization.trim())?.[1] ?? "";
+  const token = readBearer(authorization);
   // supabase-js sends its key in both headers.
   if (token !== "" && token === apikey) return null;
   if (token.startsWith("sb_")) {
     throw unauthenticated("A key belongs into the header apikey, not into Authorization.");
   }
   return token;
+}
+
+/** What follows the word Bearer, empty when there is something else. */
+function readBearer(authorization: string): string {
+  return /^bearer +(\S+)$/i.exec(authorization.trim())?.[1] ?? "";
 }
 
 async function judgeKey(apikey: string, env: Environment): Promise<Caller> {
@@ -125,7 +189,7 @@ async function judgeKey(apikey: string, env: Environment): Promise<Caller> {
     env: { url, secretKeys, publishableKeys, jwks: { keys: [] } },
   });
   if (data === null) {
-    throw unauthenticated("The key in the header apikey is not one of this project.");
+    throw unauthenticated("The key is not one of this project.");
   }
   if (data.authMode === "publishable") return { kind: "public" };
 

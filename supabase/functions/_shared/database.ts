@@ -108,6 +108,9 @@ export interface RestError {
 /** By the beginning of the code; the first that fits. */
 const KINDS: readonly (readonly [string, DatabaseErrorKind])[] = [
   ["57014", "timed_out"], // query_canceled
+  ["55P03", "timed_out"], // lock_not_available: lock_timeout has passed
+  ["40P01", "timed_out"], // deadlock_detected: ended so that the other could go on
+  ["40001", "timed_out"], // serialization_failure: what it began on was changed by another; to be tried again
   ["57P", "unreachable"], // shutting down or starting
   ["08", "unreachable"], // connection exceptions
   ["53", "unreachable"], // out of connections, memory, disk

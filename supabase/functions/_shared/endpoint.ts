@@ -15,8 +15,12 @@ export interface EndpointSpec<Input> {
   methods: readonly ("GET" | "HEAD" | "POST")[];
   /** Says who is calling. @throws {Problem} if he may not come in. */
   authorize(request: Request): Promise<Caller>;
-  /** Shape of what comes in: the JSON body of a POST, the query of a GET. */
-  input: z.ZodType<Input>;
+  /** Shape of what comes in: the JSON body of a POST, the query of a GET. Or what reads the request instead. */
+  input: z.ZodType<Input> | ((request: Request) => Promise<Input>);
+  /** Addresses below the function's own, which is ""; whatever follows its name by default. */
+  paths?: readonly string[];
+  /** How a problem is told where a protocol has its own way; undefined for problem details. */
+  renderProblem?(problem: Problem, request: Request): Response | undefined;
 }
 
 /** One call that has come in. */
@@ -49,7 +53,7 @@ export const realWorld: EndpointWorld = {
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 
 /**
- * Turns `handle` into a fetch handler that checks, in this order: method, caller, run id, input. A
+ * Turns `handle` into a fetch handler that checks, in this order: address, method, caller, run id, input. A
  * {@link Problem} goes out as problem details, anything else that is thrown as a bare 500 and into the log.
  */
 export function endpoint<Input>(
@@ -77,17 +81,37 @@ export function endpoint<Input>(
       if (request.method === "OPTIONS") {
         response = preflightResponse([...spec.methods, "OPTIONS"], origin, allowed);
       } else {
+        checkPath(request, spec);
         checkMethod(request, spec.methods);
         const caller = await spec.authorize(request);
         if (given !== null && !isRunIdGiven) throw new Problem("run-id");
-        const input = await readInput(request, spec.input);
+        const input = typeof spec.input === "function"
+          ? await spec.input(request)
+          : await readInput(request, spec.input);
         response = await handle(input, { request, caller, runId, isRunIdGiven, log });
       }
     } catch (error) {
-      response = problemResponse(toProblem(error, runId, log));
+      const problem = toProblem(error, runId, log);
+      response = spec.renderProblem?.(problem, request) ?? problemResponse(problem);
     }
     return finishResponse(request, response, { ...cors, "x-run-id": runId });
   };
+}
+
+/** What follows the name of the function in the address, without a slash at the end: "" or "/a/b". */
+export function subPath(request: Request, name: string): string {
+  const { pathname } = new URL(request.url);
+  const start = pathname.startsWith(`/${name}/`) || pathname === `/${name}` ? name.length + 1 : 0;
+  let end = pathname.length;
+  // Not /\/+$/: an address of slashes takes it seconds, and anybody may send one.
+  while (end > start && pathname[end - 1] === "/") end -= 1;
+  return pathname.slice(start, end);
+}
+
+function checkPath(request: Request, { name, paths }: EndpointSpec<unknown>): void {
+  if (paths === undefined || paths.includes(subPath(request, name))) return;
+  const known = paths.map((path) => `/${name}${path}`).join(" and ");
+  throw new Problem("path", `There is ${known}.`);
 }
 
 function checkMethod(request: Request, methods: readonly string[]): void {
@@ -112,8 +136,13 @@ function toProblem(error: unknown, runId: string, log: Log): Problem {
   }
   const isUnavailable = error instanceof DatabaseError &&
     (error.kind === "timed_out" || error.kind === "unreachable");
-  return new Problem(isUnavailable ? "database-unavailable" : "internal", "", { members });
+  return isUnavailable
+    ? new Problem("database-unavailable", "", { members, headers: RETRY_SOON })
+    : new Problem("internal", "", { members });
 }
+
+/** For who sends again by himself: a database that is restarted is back by then. */
+const RETRY_SOON = { "retry-after": "5" };
 
 function finishResponse(request: Request, response: Response, added: HeadersInit): Response {
   const headers = new Headers(response.headers);

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { readBytes } from "./body.ts";
 import { Problem } from "./problem.ts";
 
 /** Most bytes of a body. */
@@ -74,35 +75,13 @@ function escapePointer(part: string): string {
   return encodeURIComponent(part.replaceAll("~", "~0").replaceAll("/", "~1"));
 }
 
-/** The body as JSON, whatever its type is said to be: curl says form data. An empty one is `{}`. */
+/** The body as JSON, whatever its type and length are said to be: curl says form data. An empty one is `{}`. */
 async function readJson(request: Request): Promise<unknown> {
-  const bytes = await readBytes(request);
+  const bytes = await readBytes(request.body, BODY_BYTES_LIMIT);
   try {
     const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
     return text.trim() === "" ? {} : JSON.parse(text);
   } catch (cause) {
     throw new Problem("json", "", { cause });
   }
-}
-
-/** Reads no further than the limit, whatever the header content-length says. */
-async function readBytes(request: Request): Promise<Uint8Array> {
-  const chunks: Uint8Array[] = [];
-  let length = 0;
-  if (request.body !== null) {
-    for await (const chunk of request.body as unknown as AsyncIterable<Uint8Array>) {
-      length += chunk.byteLength;
-      if (length > BODY_BYTES_LIMIT) {
-        throw new Problem("body-too-large", `At most ${BODY_BYTES_LIMIT} bytes.`);
-      }
-      chunks.push(chunk);
-    }
-  }
-  const bytes = new Uint8Array(length);
-  let offset = 0;
-  for (const chunk of chunks) {
-    bytes.set(chunk, offset);
-    offset += chunk.byteLength;
-  }
-  return bytes;
 }

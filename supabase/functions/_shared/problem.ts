@@ -1,16 +1,21 @@
 /** Every problem a caller may be told of, by slug: the tail of its `type`. Explained in docs/problems.md. */
 export const PROBLEMS = {
   "json": { status: 400, title: "The body is not JSON" },
+  "malformed": { status: 400, title: "The body cannot be read" },
   "run-id": { status: 400, title: "The header x-run-id is not a UUID" },
   "unauthenticated": { status: 401, title: "Who is calling is not known" },
   "forbidden": { status: 403, title: "The caller may not do this" },
+  "path": { status: 404, title: "There is nothing at this address" },
   "method": { status: 405, title: "The method is not allowed" },
   "overlap": { status: 409, title: "Another run of this job is under way" },
   "jobs-disabled": { status: 409, title: "Jobs are switched off" },
   "run-finished": { status: 409, title: "This run has ended already" },
   "body-too-large": { status: 413, title: "The body is too large" },
+  "media-type": { status: 415, title: "The type or encoding of the body is not understood" },
   "body": { status: 422, title: "The body is not as expected" },
   "query": { status: 422, title: "The query is not as expected" },
+  "samples-refused": { status: 422, title: "No sample was stored" },
+  "too-many-tokens": { status: 429, title: "Too many unknown tokens are being tried" },
   "internal": { status: 500, title: "Internal error" },
   "configuration": { status: 500, title: "The function is not configured" },
   "run-failed": { status: 500, title: "The run failed" },
@@ -49,6 +54,10 @@ export class Problem extends Error {
 
   get status(): number {
     return PROBLEMS[this.slug].status;
+  }
+
+  get title(): string {
+    return PROBLEMS[this.slug].title;
   }
 }
 

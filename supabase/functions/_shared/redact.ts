@@ -1,6 +1,7 @@
 /** Shapes of secrets, and what stands for them in logs and records. */
 const SECRETS: readonly (readonly [RegExp, string])[] = [
   [/sb_(secret|publishable)_[^\s"'`,;]*/gi, "sb_$1_…"],
+  [/pgv_[^\s"'`,;]*/gi, "pgv_…"],
   // A JWT begins with the base64url of `{"` or `{` and white space; its signature may be cut off.
   [/\bey[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]*)?/g, "jwt…"],
   [/\b(bearer|basic)\s+[^\s"'`,;]+/gi, "$1 …"],

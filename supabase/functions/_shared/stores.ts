@@ -1,3 +1,4 @@
+import { type AccessToken, parseAccessToken } from "../../../shared/contract/access-token.ts";
 import {
   type CollectionPlan,
   type CollectionRecord,
@@ -14,6 +15,8 @@ import {
   parseDetectionRecord,
 } from "../../../shared/contract/detection.ts";
 import { type HealthFacts, parseHealthFacts } from "../../../shared/contract/health-facts.ts";
+import { IngestionResult, type SampleBatch } from "../../../shared/contract/ingestion.ts";
+import { splitBatch } from "../../../shared/ingest/split-batch.ts";
 import { type JobStart, parseJobFinish, parseJobStart } from "../../../shared/contract/job-run.ts";
 import {
   parseRetentionEntities,
@@ -200,6 +203,58 @@ export function retentionStore(database: Database): RetentionStore {
       }
     },
   };
+}
+
+/** Where samples go that others send. */
+export interface IngestionStore {
+  /**
+   * {@link CALL_SAMPLES_LIMIT} in a transaction. What was stored before one of them failed stays: sending all again
+   * is right, and those are duplicates then.
+   *
+   * @throws {DatabaseError}
+   */
+  ingestSamples(batch: SampleBatch): Promise<IngestionResult>;
+}
+
+/** Most samples of one call: they take some tenths of the 8 s that it may. */
+export const CALL_SAMPLES_LIMIT = 20_000;
+
+export function ingestionStore(database: Database): IngestionStore {
+  return {
+    ingestSamples: async (batch) => {
+      const results: IngestionResult[] = [];
+      // One after another: of a series, increments have to come in the order of their times.
+      for (const { series, positions, times, values } of splitBatch(batch, CALL_SAMPLES_LIMIT)) {
+        results.push(
+          await database.call(
+            "ingest_samples",
+            { p_series: series, p_positions: positions, p_times: times, p_values: values },
+            (answer) => IngestionResult.parse(answer),
+          ),
+        );
+      }
+      const total = (of: (result: IngestionResult) => number) =>
+        results.reduce((sum, result) => sum + of(result), 0);
+      return {
+        inserted: total(({ inserted }) => inserted),
+        duplicates: total(({ duplicates }) => duplicates),
+        overflowed: total(({ overflowed }) => overflowed),
+        rejected: results.flatMap(({ rejected }) => rejected),
+      };
+    },
+  };
+}
+
+const CHECK_TOKEN_TIMEOUT_SECONDS = 5;
+
+/** Whose the access token of this SHA-256 is, null when it is nobody's (any more). @throws {DatabaseError} */
+export function checkAccessToken(database: Database, hash: string): Promise<AccessToken | null> {
+  return database.call(
+    "check_access_token",
+    { p_token_hash: hash },
+    parseAccessToken,
+    CHECK_TOKEN_TIMEOUT_SECONDS,
+  );
 }
 
 /** Reads the facts that health is judged from. @throws {DatabaseError} */

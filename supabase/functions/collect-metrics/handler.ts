@@ -27,14 +27,14 @@ export async function collectMetrics(run: Run, deps: CollectDeps): Promise<RunOu
       callCollector(collector, timeoutSeconds + GRACE_SECONDS, scheduledAt, deps)
     ),
   );
-  const { inserted, duplicates, rejected } = await deps.recordCollection(
+  const { inserted, duplicates, overflowed, rejected } = await deps.recordCollection(
     run.id,
     scheduledAt,
     results,
   );
 
   const broken = results.filter(({ outcome }) => outcome !== "ok").map(toReport);
-  const samples = { inserted, duplicates, rejected: rejected.length };
+  const samples = { inserted, duplicates, overflowed, rejected: rejected.length };
   const ended = {
     result: {
       samples,
@@ -46,7 +46,7 @@ export async function collectMetrics(run: Run, deps: CollectDeps): Promise<RunOu
       collectors: { ok: results.length - broken.length, skipped: skipped.length, broken },
     },
   };
-  if (inserted > 0 || duplicates > 0) return { kind: "succeeded", ...ended };
+  if (inserted + duplicates + overflowed > 0) return { kind: "succeeded", ...ended };
   const reason = `no sample was stored: of ${results.length} collectors ${broken.length} broke, ` +
     `${skipped.length} more were skipped, ${rejected.length} samples were rejected`;
   return { kind: "failed", reason, ...ended };
