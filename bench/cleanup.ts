@@ -1,83 +1,83 @@
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import pg from "pg";
-import { startMigratedDatabase } from "../local/database.ts";
-import { formatTable } from "./report.ts";
+import {
+  compactUntil,
+  DAY_MS,
+  fillDay,
+  registerSeries,
+  type Scale,
+  withDatabase,
+} from "./history.ts";
+import { createSeries } from "./mix.ts";
+import { formatTable, quantileOf } from "./report.ts";
 
-const DAYS = 10;
-const SERIES = 694;
 /** Per day and series, one a minute: 694 × 1,440 × 10 = 9,993,600 samples. */
 const MINUTES = 1440;
-const ROUNDS = 3;
+const FULL = { series: 694, days: 10, rounds: 3 };
+const QUICK = { series: 50, days: 8, rounds: 2 };
 
-/** Ten million samples removed by dropping their days, and the same rows by DELETE, alternately in one run. */
-export async function measureCleanup(log: (line: string) => void): Promise<string> {
-  const folder = await mkdtemp(join(tmpdir(), "pgvigil-bench-"));
-  const database = await startMigratedDatabase({ folder });
-  const client = new pg.Client({ connectionString: database.url });
-  await client.connect();
-  try {
-    await client.query("set statement_timeout = 0");
-    const until = Date.UTC(2026, 0, 1 + DAYS);
-    const fill = async () => {
-      await client.query("truncate monitor.metric_time_series");
-      for (let day = 0; day < DAYS; day += 1) {
-        const start = new Date(Date.UTC(2026, 0, 1 + day));
-        await client.query("select monitor.ensure_sample_days($1, 0)", [start]);
-        await client.query(
-          `insert into monitor.metric_time_series (recorded_at, value, series_id)
-           select $1::timestamptz + minute * interval '1 minute', series * 0.01 + minute, series
-           from generate_series(1, $2::int) as series, generate_series(0, $3::int - 1) as minute`,
-          [start, SERIES, MINUTES],
-        );
-      }
-      await client.query("vacuum analyze monitor.metric_time_series");
-      await client.query("checkpoint").catch(() => {}); // not ours to order as postgres before version 15
-      return Number(
-        (await client.query("select count(*) from monitor.metric_time_series")).rows[0].count,
+/** Ten million samples removed by dropping the weeks of their chunks, and by DELETE of the same, alternately in one run. */
+export function measureCleanup(log: (line: string) => void, { quick }: Scale): Promise<string> {
+  const { series, days, rounds } = quick ? QUICK : FULL;
+  return withDatabase(async (client) => {
+    const begin = Date.UTC(2025, 5, 2); // a Monday
+    const until = begin + days * DAY_MS;
+    const size = async (table: string) => {
+      const { rows: [row] } = await client.query(
+        `select coalesce(sum(pg_total_relation_size(relid)), 0)::float8 as bytes
+         from pg_partition_tree(('monitor.' || $1)::regclass) where isleaf`,
+        [table],
       );
+      return row.bytes / 2 ** 20;
     };
-    const size = async () =>
-      Number(
-        (await client.query(
-          "select sum(pg_total_relation_size(inhrelid)) as bytes from pg_inherits where inhparent = 'monitor.metric_time_series'::regclass",
-        )).rows[0].bytes ?? 0,
-      ) / 2 ** 20;
     const timed = async (act: () => Promise<unknown>) => {
       const startedAt = performance.now();
       await act();
       return performance.now() - startedAt;
     };
+    /** Taken back, so that the next way has the same before it. Also the MiB that are left. */
+    const timedDelete = async (table: string) => {
+      await client.query("begin");
+      const elapsed = await timed(() => client.query(`delete from monitor.${table}`));
+      const left = await size(table);
+      await client.query("rollback");
+      return { elapsed, left };
+    };
 
-    const dropped: number[] = [];
-    const deleted: number[] = [];
-    const left = { filled: 0, dropped: 0, deleted: 0, samples: 0 };
-    for (let round = 0; round < ROUNDS; round += 1) {
-      log(`round ${round + 1} of ${ROUNDS}: filling`);
-      left.samples = await fill();
-      left.filled = await size();
-      log("DELETE");
-      deleted.push(
-        await timed(() =>
-          client.query("delete from monitor.metric_time_series where recorded_at < $1", [
-            new Date(until),
-          ])
-        ),
-      );
-      left.deleted = await size();
+    await registerSeries(client, series);
+    const readings = { rows: [] as number[], chunks: [] as number[], dropped: [] as number[] };
+    const left = { rows: 0, rowsAfter: 0, chunks: 0, chunksAfter: 0, dropped: 0 };
+    for (let round = 0; round < rounds; round += 1) {
+      log(`round ${round + 1} of ${rounds}: filling`);
+      const generators = Array.from({ length: series }, (_, index) => createSeries(index));
+      for (let day = 0; day < days; day += 1) {
+        await fillDay(
+          client,
+          new Date(begin + day * DAY_MS),
+          generators.map((next) => next(MINUTES)),
+        );
+      }
+      await client.query("vacuum analyze monitor.metric_time_series");
+      left.rows = await size("metric_time_series");
+      log("DELETE of rows");
+      const rows = await timedDelete("metric_time_series");
+      readings.rows.push(rows.elapsed);
+      left.rowsAfter = rows.left;
 
-      log("filling again");
-      await fill();
-      log("dropping the days");
-      dropped.push(
+      log("compacting");
+      await compactUntil(client, new Date(until));
+      await client.query("vacuum analyze monitor.metric_chunks");
+      left.chunks = await size("metric_chunks");
+      log("DELETE of chunks");
+      const chunks = await timedDelete("metric_chunks");
+      readings.chunks.push(chunks.elapsed);
+      left.chunksAfter = chunks.left;
+
+      log("dropping the weeks of chunks");
+      readings.dropped.push(
         await timed(async () => {
           for (let more = true; more;) {
             const { rows } = await client.query(
               "select monitor.cleanup_old_metrics(1, $1) as result",
-              [
-                new Date(until + 2 * 86_400_000),
-              ],
+              [new Date(until + 8 * DAY_MS)],
             );
             more = rows[0].result.more;
             if (!["done", "nothing"].includes(rows[0].result.outcome)) {
@@ -86,25 +86,33 @@ export async function measureCleanup(log: (line: string) => void): Promise<strin
           }
         }),
       );
-      left.dropped = await size();
+      left.dropped = await size("metric_chunks");
     }
-    const median = (readings: number[]) =>
-      readings.toSorted((a, b) => a - b)[readings.length >> 1]!;
-    return formatTable(`Clean-up of ${left.samples.toLocaleString("en")} samples`, [
-      { what: "`cleanup_old_metrics()`: dropping their days", unit: "ms", readings: dropped },
-      { what: "`DELETE` of the same rows", unit: "ms", readings: deleted },
+    const median = (list: readonly number[]) => quantileOf(list, 0.5);
+    const samples = (series * days * MINUTES).toLocaleString("en");
+    const mib = (value: number) => `${value.toFixed(0)} MiB`;
+    return formatTable(`Clean-up of ${samples} samples`, [
+      {
+        what: "`cleanup_old_metrics()`: dropping the weeks of their chunks",
+        unit: "ms",
+        readings: readings.dropped,
+      },
+      { what: "`DELETE` of the same chunks", unit: "ms", readings: readings.chunks },
+      { what: "`DELETE` of the same samples as rows", unit: "ms", readings: readings.rows },
     ], [
       `Dropping is ${
-        (median(deleted) / median(dropped)).toFixed(0)
-      } times as fast, and gives the space back: of ` +
-      `${left.filled.toFixed(0)} MiB, ${left.dropped.toFixed(0)} MiB are left after it and ${
-        left.deleted.toFixed(0)
-      } MiB after DELETE.`,
+        (median(readings.chunks) / median(readings.dropped)).toFixed(1)
+      } times as fast as deleting chunks and ` +
+      `${
+        (median(readings.rows) / median(readings.dropped)).toFixed(0)
+      } times as fast as deleting rows, ` +
+      `and gives the space back: of ${mib(left.chunks)} of chunks, ${
+        mib(left.dropped)
+      } are left after it and ` +
+      `${mib(left.chunksAfter)} after DELETE; of ${mib(left.rows)} of rows, ${
+        mib(left.rowsAfter)
+      } after DELETE.`,
       "\nCommand: `npm run bench -- cleanup`",
     ]);
-  } finally {
-    await client.end();
-    await database.stop();
-    await rm(folder, { recursive: true, force: true });
-  }
+  });
 }

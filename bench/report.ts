@@ -41,6 +41,21 @@ export function formatTable(
   return lines.join("\n").trimEnd() + "\n";
 }
 
+/** A line of a list: a figure beside what it has to be at least, or at most, and whether it is. */
+export function formatGoal(
+  what: string,
+  figure: number,
+  bound: "at least" | "at most",
+  goal: number,
+  unit: string,
+): string {
+  const isReached = bound === "at least" ? figure >= goal : figure <= goal;
+  const space = /^[%×]/.test(unit) ? "" : " ";
+  return `- ${what}: ${show(figure)}${space}${unit}; goal ${bound} ${
+    goal.toLocaleString("en")
+  }${space}${unit}: **${isReached ? "reached" : "missed"}**`;
+}
+
 /** The machine a table was made on. */
 export function describeMachine(): string {
   const [cpu] = cpus();

@@ -1331,6 +1331,14 @@ declare
   -- Rounds down: a day goes only when its last moment is older than the limit.
   v_cutoff      date := (monitor.retention_cutoff(retention_days, p_now) at time zone 'UTC')::date;
   v_today       date := (p_now at time zone 'UTC')::date;
+  -- Rows that wait for compaction take twenty times what they will: nothing is shed because of them.
+  v_is_settling boolean := exists (
+    select from monitor.sample_days as known
+    where known.state = 'sealed'
+      or (known.state = 'chunks' and to_regclass('monitor.metric_time_series_' || to_char(known.day, 'YYYYMMDD')) is not null)
+      or (known.state = 'rows' and known.day < (p_now at time zone 'UTC')::date + 1 - (
+        select policy.keep_days from monitor.retention_policies as policy
+        where policy.entity = 'metric_time_series' and policy.action = 'compact')));
   v_week        record;
   v_weeks       integer := 0;
   v_days        integer := 0;
@@ -1378,6 +1386,12 @@ begin
   loop
     v_is_old := v_week.first_day + 7 <= v_cutoff;
     exit when not v_is_old and v_excess <= 0;
+    if not v_is_old and v_is_settling then
+      v_held := v_held + 1;
+      v_detail := concat_ws('; ', v_detail, 'over the budget, but days are still to be compacted');
+      v_is_blocked := true;
+      exit;
+    end if;
     -- Rows that are not compacted have no rollup yet, and late samples are not in theirs: dropping would lose it.
     if (v_is_old and v_week.is_open) or v_week.is_busy then
       v_held := v_held + 1;
@@ -1417,9 +1431,10 @@ begin
       if not p_dry_run then
         select coalesce(sum(sample_count), 0) into v_found
         from monitor.metric_chunks where day >= v_week.first_day and day < v_week.first_day + 7;
-        execute format(case when v_is_whole then 'drop table %s' else 'truncate table %s' end, v_week.partition);
         delete from monitor.chunk_times where day = any (v_week.days);
         update monitor.sample_days set state = 'dropped', state_since = p_now where day = any (v_week.days);
+        -- Last, because from here on nobody else reaches the table.
+        execute format(case when v_is_whole then 'drop table %s' else 'truncate table %s' end, v_week.partition);
       end if;
       v_weeks := v_weeks + 1;
       v_samples := v_samples + v_found;
@@ -1598,10 +1613,13 @@ begin
       select min(reviewed_at) into v_oldest from monitor.anomaly_detections_archive;
     end if;
   elsif p_entity = 'sample_days' then
-    select count(*) into v_due from monitor.sample_days where state = 'dropped' and state_since < v_cutoff;
+    -- A younger one would be taken for a day that is not known, and opened again by a late sample.
+    select count(*) into v_due from monitor.sample_days
+    where state = 'dropped' and state_since < v_cutoff and day < (p_now at time zone 'UTC')::date - 8;
     if not p_dry_run then
       delete from monitor.sample_days where day in (
-        select day from monitor.sample_days where state = 'dropped' and state_since < v_cutoff
+        select day from monitor.sample_days
+        where state = 'dropped' and state_since < v_cutoff and day < (p_now at time zone 'UTC')::date - 8
         order by day limit p_limit for update skip locked);
       get diagnostics v_deleted = row_count;
     end if;
@@ -2046,6 +2064,7 @@ CREATE OR REPLACE FUNCTION monitor.compact_samples(p_keep_days integer, p_now ti
 AS $function$
 declare
   c_budget constant interval := interval '3 seconds';
+  c_batch  constant integer := least(100000, p_limit);
   -- Older than any statement that still reads rows because it saw the state before.
   c_quiet  constant interval := interval '1 minute';
   v_started_at  timestamptz := clock_timestamp();
@@ -2058,9 +2077,9 @@ declare
   v_partition   regclass;
   v_found       bigint;
   v_written     bigint;
-  v_width       integer := 50;
+  v_due         bigint;
+  v_series_id   integer;
   v_until       integer;
-  v_batch_at    timestamptz;
   v_midnight    timestamptz;
   v_midnight_ms double precision;
   v_merged      jsonb;
@@ -2087,14 +2106,14 @@ begin
       where state = 'chunks' and to_regclass('monitor.metric_time_series_' || to_char(day, 'YYYYMMDD')) is not null
       order by day
     loop
-      if v_day.state_since > p_now - c_quiet and v_day.state_since <= p_now then
+      if v_day.state_since > p_now - c_quiet and v_day.state_since < p_now + c_quiet then
         v_is_waiting := true;
         continue;
       end if;
       v_partition := to_regclass('monitor.metric_time_series_' || to_char(v_day.day, 'YYYYMMDD'));
       execute format('lock table %s in share row exclusive mode', v_partition);
       execute format('select count(*) from %s', v_partition) into v_found;
-      if v_found <> v_day.sample_count then
+      if v_found is distinct from v_day.sample_count then
         update monitor.sample_days set state = 'sealed', state_since = p_now, sample_count = null, compacted_series_id = null
         where day = v_day.day;
         return monitor.retention_result('metric_time_series', '{"days_taken_back": 1}', '{}', 0,
@@ -2121,13 +2140,23 @@ begin
     v_midnight := monitor.utc_midnight(v_day.day);
     v_midnight_ms := date_part('epoch', v_midnight) * 1000;
     loop
-      v_batch_at := clock_timestamp();
-      -- All rows of a range of ids, so that none is left out, not even of a series that is not known.
-      select max(series_id) into v_until from (
+      -- A range of ids, all rows of it, so that none is left out, not even of a series that is not known. Series differ
+      -- in how often they are sampled, so it ends with the one that brings it to c_batch samples.
+      v_until := null;
+      v_due := 0;
+      for v_series_id in
         select series_id from monitor.metric_series
         where series_id > coalesce(v_day.compacted_series_id, 0)
-        order by series_id limit v_width
-      ) as next;
+        order by series_id
+      loop
+        select v_due + count(*) into v_due
+        from monitor.metric_time_series
+        where series_id = v_series_id and recorded_at >= v_midnight and recorded_at < v_midnight + interval '24 hours';
+        if v_due >= c_batch or clock_timestamp() - v_started_at > c_budget then
+          v_until := v_series_id;
+          exit;
+        end if;
+      end loop;
       select coalesce(sum(monitor.write_chunk(series_id, v_day.day, offsets, samples)), 0) into v_found
       from (
         select series_id,
@@ -2136,7 +2165,7 @@ begin
           array_agg(value) as samples
         from (
           select series_id, recorded_at, value from monitor.metric_time_series
-          where series_id > coalesce(v_day.compacted_series_id, 0) and (v_until is null or series_id <= v_until)
+          where series_id > coalesce(v_day.compacted_series_id, 0) and series_id <= coalesce(v_until, 2147483647)
             and recorded_at >= v_midnight and recorded_at < v_midnight + interval '24 hours'
           order by series_id, recorded_at
         ) as ordered
@@ -2145,9 +2174,6 @@ begin
       v_written := v_written + v_found;
       v_day.compacted_series_id := coalesce(v_until, v_day.compacted_series_id);
       exit when v_until is null or v_written >= p_limit or clock_timestamp() - v_started_at > c_budget;
-      -- Series differ in how often they are sampled: the next range is as wide as half a second allows.
-      v_width := case when clock_timestamp() - v_batch_at > interval '500 milliseconds'
-        then greatest(v_width / 2, 1) else least(v_width * 2, 1000) end;
     end loop;
     v_counts := jsonb_build_object('samples', v_written);
     update monitor.sample_days
@@ -2525,7 +2551,6 @@ CREATE OR REPLACE FUNCTION monitor.encode_values(p_values double precision[], OU
 AS $function$
 declare
   v_power         double precision;
-  v_numbers       bigint[];
   v_low           bigint;
   v_high          bigint;
   v_planes        integer;
@@ -2544,9 +2569,7 @@ begin
 
   if scale is not null then
     v_power := power(10::double precision, scale);
-    select array_agg(number), min(number), max(number)
-    into v_numbers, v_low, v_high
-    from (select round(v * v_power)::bigint as number from unnest(p_values) as v) as scaled;
+    select round(min(v) * v_power)::bigint, round(max(v) * v_power)::bigint into v_low, v_high from unnest(p_values) as v;
     v_planes := case
       when v_high - v_low < 256 then 1
       when v_high - v_low < 65536 then 2
@@ -2559,7 +2582,7 @@ begin
 
     -- Differences are slower to read, so they have to save a plane: what only grows does, noise does not.
     -- Where the first differences need as many planes, all do.
-    foreach v_some in array array[64, cardinality(v_numbers)] loop
+    foreach v_some in array array[64, cardinality(p_values)] loop
       exit when v_planes = 1 or v_delta_planes >= v_planes;
       select case
         when min(step) >= -128 and max(step) < 128 then 1
@@ -2568,14 +2591,15 @@ begin
         when min(step) >= -2147483648 and max(step) <= 2139062143 then 4
         else 9 end
       into v_delta_planes
-      from (select number - lag(number) over () as step from unnest(v_numbers[1:v_some]) as number) as stepped;
+      from (
+        select number - lag(number) over () as step
+        from (select round(v * v_power)::bigint as number from unnest(p_values[1:v_some]) as v) as scaled
+      ) as stepped;
     end loop;
     if v_delta_planes < v_planes then
       v_planes := v_delta_planes;
-      base := v_numbers[1];
+      base := round(p_values[1] * v_power)::bigint;
       is_delta := true;
-      select array_agg(coalesce(step, 0)) into v_numbers
-      from (select number - lag(number) over () as step from unnest(v_numbers) as number) as stepped;
     end if;
 
     if v_planes <= 4 then
@@ -2586,7 +2610,12 @@ begin
         array_agg((((n + 8421504 >> 16) & 255) - 128)::integer::"char") filter (where v_planes > 2),
         array_agg((((n + 2155905152 >> 24) & 255) - 128)::integer::"char") filter (where v_planes > 3)
       into plane_0, plane_1, plane_2, plane_3
-      from (select number - case when is_delta then 0 else base end as n from unnest(v_numbers) as number) as placed;
+      from (
+        select round(v * v_power)::bigint - base as n from unnest(p_values) as v where not is_delta
+        union all
+        select number - lag(number, 1, number) over ()
+        from (select round(v * v_power)::bigint as number from unnest(p_values) as v where is_delta) as scaled
+      ) as placed;
       return;
     end if;
   end if;
@@ -2765,7 +2794,7 @@ begin
 end;
 $function$;
 grant execute on function monitor.hold_days(date[],boolean) to service_role;
-comment on function monitor.hold_days(date[],boolean) is 'Keeps the state of UTC days as it is until the transaction ends: whoever writes samples holds their days (many at a time) before he looks at the states, whoever changes a state or merges late samples holds the day alone. Errors: 55P03 by the caller''s lock_timeout.';
+comment on function monitor.hold_days(date[],boolean) is 'Keeps the state of UTC days as it is until the transaction ends: whoever writes samples holds their days (many at a time) before he looks at the states, whoever closes a day to rows, drops it or merges late samples holds it alone. Errors: 55P03 by the caller''s lock_timeout.';
 
 CREATE OR REPLACE FUNCTION monitor.ingest_samples(p_series jsonb, p_positions integer[], p_times bigint[], p_values double precision[], p_now timestamp with time zone DEFAULT now())
  RETURNS jsonb
@@ -3059,48 +3088,53 @@ CREATE OR REPLACE FUNCTION monitor.merge_late_samples(p_day date, p_limit intege
  SET lock_timeout TO '500ms'
 AS $function$
 declare
-  v_late    record;
-  v_merged  integer := 0;
-  v_series  integer := 0;
+  -- Writers of that day wait meanwhile.
+  c_budget constant interval := interval '2 seconds';
+  v_started_at  timestamptz := clock_timestamp();
+  v_series_id   integer;
+  v_late        record;
+  v_merged      integer := 0;
+  v_series      integer := 0;
 begin
   perform monitor.hold_days(array[p_day], true);
-  for v_late in
+  -- A month of rollups whose policy is shorter than samples may be late is gone again.
+  perform monitor.ensure_chunk_partitions(p_day);
+  for v_series_id in
+    select distinct series_id from monitor.late_samples
+    where recorded_at >= monitor.utc_midnight(p_day) and recorded_at < monitor.utc_midnight(p_day + 1)
+    order by series_id limit p_limit
+  loop
     with taken as (
       delete from monitor.late_samples
-      where recorded_at >= monitor.utc_midnight(p_day) and recorded_at < monitor.utc_midnight(p_day + 1)
-        and series_id in (
-          select distinct series_id from monitor.late_samples
-          where recorded_at >= monitor.utc_midnight(p_day) and recorded_at < monitor.utc_midnight(p_day + 1)
-          order by series_id limit p_limit)
-      returning series_id, (extract(epoch from recorded_at - monitor.utc_midnight(p_day)) * 1000)::integer as at, value
+      where series_id = v_series_id
+        and recorded_at >= monitor.utc_midnight(p_day) and recorded_at < monitor.utc_midnight(p_day + 1)
+      returning (extract(epoch from recorded_at - monitor.utc_midnight(p_day)) * 1000)::integer as at, value
     )
-    select due.series_id, due.late_count, merged.offsets, merged.values
-    from (select series_id, count(*) as late_count from taken group by series_id) as due
-    cross join lateral (
-      select array_agg(sample.at order by sample.at) as offsets, array_agg(sample.value order by sample.at) as values
+    select (select count(*) from taken) as late_count,
+      array_agg(sample.at order by sample.at) as offsets, array_agg(sample.value order by sample.at) as values
+    into v_late
+    from (
+      select distinct on (found.at) found.at, found.value -- the first write wins
       from (
-        select distinct on (found.at) found.at, found.value -- the first write wins
-        from (
-          select 2 as turn, again.at, again.value from taken as again where again.series_id = due.series_id
-          union all
-          select 1, unnest(monitor.decode_times(times.steps)), unnest(monitor.decode_values(
-            chunk.scale, chunk.base, chunk.is_delta, chunk.plane_0, chunk.plane_1, chunk.plane_2, chunk.plane_3, chunk.floats))
-          from monitor.metric_chunks as chunk
-          join monitor.chunk_times as times using (times_id)
-          where chunk.series_id = due.series_id and chunk.day = p_day
-        ) as found
-        order by found.at, found.turn
-      ) as sample
-    ) as merged
-  loop
-    perform monitor.write_chunk(v_late.series_id, p_day, v_late.offsets, v_late.values);
+        select 2 as turn, again.at, again.value from taken as again
+        union all
+        select 1, unnest(monitor.decode_times(times.steps)), unnest(monitor.decode_values(
+          chunk.scale, chunk.base, chunk.is_delta, chunk.plane_0, chunk.plane_1, chunk.plane_2, chunk.plane_3, chunk.floats))
+        from monitor.metric_chunks as chunk
+        join monitor.chunk_times as times using (times_id)
+        where chunk.series_id = v_series_id and chunk.day = p_day
+      ) as found
+      order by found.at, found.turn
+    ) as sample;
+    perform monitor.write_chunk(v_series_id, p_day, v_late.offsets, v_late.values);
     v_merged := v_merged + v_late.late_count;
     v_series := v_series + 1;
+    exit when clock_timestamp() - v_started_at > c_budget;
   end loop;
   return jsonb_build_object('merged', v_merged, 'series', v_series);
 end;
 $function$;
-comment on function monitor.merge_late_samples(date,integer) is 'Moves the late samples of a day that is in chunks into them, of at most p_limit series. Returns {merged, series}. Errors: 55P03 when the day stayed in use for 500 ms.';
+comment on function monitor.merge_late_samples(date,integer) is 'Moves the late samples of a day that is in chunks into them, of at most p_limit series and for about 2 s. Returns {merged, series}. Errors: 55P03 when the day stayed in use for 500 ms.';
 
 CREATE OR REPLACE FUNCTION monitor.missing_evidence(p_anomaly_id bigint)
  RETURNS SETOF monitor.evidence_samples
@@ -3294,9 +3328,21 @@ begin
       cross join lateral monitor.scan_series(v_series_ids, range.since, range.until) as edge
       where range.since < range.until
       union all
-      select again.series_id, unnest(again.times), unnest(again.samples)
-      from changed
-      cross join lateral monitor.scan_series(array[changed.series_id], changed.hour, changed.hour + interval '1 hour') as again
+      select again.series_id, again.at, again.value
+      from (
+        -- A day at a time: an hour of it costs as much, since its chunk is one.
+        select scanned.series_id, unnest(scanned.times) as at, unnest(scanned.samples) as value
+        from (
+          select date_bin('1 day', changed.hour, timestamptz '1970-01-01 00:00:00+00') as midnight,
+            array_agg(distinct changed.series_id) as series_ids
+          from changed
+          group by 1
+        ) as day
+        cross join lateral monitor.scan_series(day.series_ids,
+          greatest(day.midnight, v_whole_from), least(day.midnight + interval '24 hours', v_whole_until)) as scanned
+      ) as again
+      join changed on changed.series_id = again.series_id
+        and changed.hour = to_timestamp((again.at - ((again.at % 3600000) + 3600000) % 3600000) / 1000)
     ) as raw
   ), bucket as (
     select part.series_id, part.first_at - ((part.first_at % v_step_ms) + v_step_ms) % v_step_ms as starts_ms,
@@ -3334,7 +3380,7 @@ end;
 $function$;
 grant execute on function monitor.read_buckets(jsonb,timestamp with time zone,timestamp with time zone,interval,integer,integer) to authenticated;
 grant execute on function monitor.read_buckets(jsonb,timestamp with time zone,timestamp with time zone,interval,integer,integer) to service_role;
-comment on function monitor.read_buckets(jsonb,timestamp with time zone,timestamp with time zone,interval,integer,integer) is 'As read_samples, gathered in buckets of p_step that start at whole multiples of it since 1970 UTC: times (start, epoch ms), counts, sums, mins, maxs, firsts, lasts, one entry a bucket that has samples. Whole hours of days that have closed come from rollups when p_step is whole hours; where only rollups are left, a shorter bucket holds the hour that starts in it, and an hour that p_from cuts is left out. In sums a value counts as 1e290 at most. Errors: 22023 for a step under a second or of months, or more than 11,000 buckets, else as match_series.';
+comment on function monitor.read_buckets(jsonb,timestamp with time zone,timestamp with time zone,interval,integer,integer) is 'As read_samples, gathered in buckets of p_step that start at whole multiples of it since 1970 UTC: times (start, epoch ms), counts, sums, mins, maxs, firsts, lasts, one entry a bucket that has samples. Whole hours of days that have closed come from rollups when p_step is whole hours; where only rollups are left, a shorter bucket holds the hour that starts in it, and an hour that p_from or p_until cuts is left out. In sums a value counts as 1e290 at most. Errors: 22023 for a step under a second or of months, or more than 11,000 buckets, else as match_series.';
 
 CREATE OR REPLACE FUNCTION monitor.read_detection_page(p_after_series_id integer DEFAULT 0, p_limit integer DEFAULT 100, p_now timestamp with time zone DEFAULT now())
  RETURNS jsonb
@@ -3403,25 +3449,35 @@ begin
   into v_result
   from page
   cross join lateral (
+    -- To the end of the next day of chunks that has samples, not of all since the detector stood still.
+    select began.since, least(v_rows_since, (
+      select monitor.utc_midnight(min(chunk.day) + 1)
+      from monitor.metric_chunks as chunk
+      where chunk.series_id = page.series_id and chunk.day > (began.since at time zone 'UTC')::date
+    )) as until
+    from (select coalesce(page.last_sample_at, p_now - c_first_look) as since) as began
+  ) as reach
+  cross join lateral (
     select
       array_agg(monitor.epoch_ms(sample.recorded_at) order by sample.recorded_at) as times,
       array_agg(sample.value order by sample.recorded_at) as values
     from (
       select before.recorded_at, before.value
       from (
-        -- Only a detector that stood still for days has samples before those that are in rows.
+        -- Only a detector that stood still for days has samples before those that are in rows, or one that looks first.
         select to_timestamp(again.at / 1000.0) as recorded_at, again.value
         from monitor.scan_series(
-          array[page.series_id], page.last_sample_at + interval '1 millisecond', v_rows_since) as scanned
+          array[page.series_id], reach.since + interval '1 millisecond', reach.until) as scanned
         cross join lateral unnest(scanned.times, scanned.samples) as again (at, value)
-        where page.last_sample_at < v_rows_since
+        where reach.since < reach.until
       ) as before
       union all
       select recorded_at, value
       from monitor.metric_time_series
       where series_id = page.series_id
-        and recorded_at > coalesce(page.last_sample_at, p_now - c_first_look)
+        and recorded_at > reach.since
         and recorded_at >= v_rows_since
+        and reach.until = v_rows_since -- or what lies between would be jumped over
       order by recorded_at
       limit case when p_limit > 0 then c_sample_limit else 0 end
     ) as sample
@@ -3520,14 +3576,30 @@ AS $function$
     select matched.*, series.last_sample_at
     from monitor.match_series(p_matchers, p_after_series_id, p_limit) as matched
     join monitor.metric_series as series using (series_id)
-  ), newest as (
-    select page.*, coalesce(
-      (select sample.value from monitor.metric_time_series as sample
-        where sample.series_id = page.series_id and sample.recorded_at = page.last_sample_at),
-      (select scanned.samples[1]
-        from monitor.scan_series(array[page.series_id], page.last_sample_at, page.last_sample_at + interval '1 millisecond')
-          as scanned)) as value
+  ), in_rows as materialized (
+    select page.*, (
+      select sample.value from monitor.metric_time_series as sample
+      where sample.series_id = page.series_id and sample.recorded_at = page.last_sample_at) as value
     from page
+  ), closed as (
+    -- Those of a day that is closed, together: looked up one by one, each would cost as much as all.
+    select scanned.series_id, scanned.times, scanned.samples
+    from (
+      select (last_sample_at at time zone 'UTC')::date as day, array_agg(series_id) as series_ids,
+        min(last_sample_at) as since, max(last_sample_at) + interval '1 millisecond' as until
+      from in_rows
+      where value is null and last_sample_at is not null
+      group by 1
+    ) as day
+    cross join lateral monitor.scan_series(day.series_ids, day.since, day.until) as scanned
+  ), newest as (
+    select in_rows.series_id, in_rows.metric, in_rows.labels, in_rows.last_sample_at,
+      coalesce(in_rows.value, case
+        when closed.times[cardinality(closed.times)] = monitor.epoch_ms(in_rows.last_sample_at)
+          then closed.samples[cardinality(closed.samples)]
+        else closed.samples[array_position(closed.times, monitor.epoch_ms(in_rows.last_sample_at))] end) as value
+    from in_rows
+    left join closed using (series_id)
   )
   select json_build_object(
     'series', coalesce(
@@ -3551,17 +3623,22 @@ CREATE OR REPLACE FUNCTION monitor.read_samples(p_matchers jsonb, p_from timesta
 AS $function$
   with page as materialized (
     select * from monitor.match_series(p_matchers, p_after_series_id, monitor.bounded_page(p_limit, p_from, p_until))
+  ), found as materialized (
+    select * from monitor.scan_series((select array_agg(series_id) from page), p_from, p_until)
+  ), clock as materialized ( -- written once for all series that were sampled at the same times
+    select shared.times, array_to_json(shared.times) as text from (select distinct times from found) as shared
   )
   select json_build_object(
     'series', coalesce(
       json_agg(json_build_object(
         'series_id', page.series_id, 'metric', page.metric, 'labels', page.labels,
-        'times', found.times, 'values', found.samples
+        'times', clock.text, 'values', found.samples
       ) order by page.series_id) filter (where found.times is not null), '[]'),
     'next_series_id', case
       when count(*) = monitor.bounded_page(p_limit, p_from, p_until) then max(page.series_id) end)
   from page
-  left join monitor.scan_series((select array_agg(series_id) from page), p_from, p_until) as found using (series_id);
+  left join found using (series_id)
+  left join clock using (times);
 $function$;
 grant execute on function monitor.read_samples(jsonb,timestamp with time zone,timestamp with time zone,integer,integer) to authenticated;
 grant execute on function monitor.read_samples(jsonb,timestamp with time zone,timestamp with time zone,integer,integer) to service_role;
@@ -3947,6 +4024,7 @@ declare
   v_metric    record;
   v_room      integer;
   v_total     bigint;
+  v_made        bigint;
   v_total_limit integer;
 begin
   for v_attempt in 1..2 loop
@@ -3998,7 +4076,9 @@ begin
       on conflict do nothing;
     end if;
 
+    -- Counted once, not for each metric: there may be a thousand.
     select settings.series_limit into v_total_limit from monitor.settings;
+    select count(*) into v_total from (select from monitor.metric_series limit v_total_limit) as known;
     for v_metric in
       select sent.metric, definition.series_limit, jsonb_agg(sent.labels order by sent.place) as labels
       from (
@@ -4025,7 +4105,6 @@ begin
         perform pg_advisory_xact_lock(c_class, hashtext(v_metric.metric));
       end loop;
       if v_room > 0 then
-        select count(*) into v_total from (select from monitor.metric_series limit v_total_limit) as known;
         v_room := least(v_room, v_total_limit - v_total);
         insert into monitor.metric_series (metric, labels)
         select v_metric.metric, labels
@@ -4033,6 +4112,8 @@ begin
         order by place
         limit greatest(v_room, 0)
         on conflict do nothing;
+        get diagnostics v_made = row_count;
+        v_total := v_total + v_made;
       end if;
       if v_room < jsonb_array_length(v_metric.labels) then
         insert into monitor.metric_series (metric, labels) values (v_metric.metric, c_overflow) on conflict do nothing;
@@ -4280,55 +4361,92 @@ CREATE OR REPLACE FUNCTION monitor.scan_series(p_series_ids integer[], p_from ti
  SET jit TO 'off'
 AS $function$
   with day as materialized (
-    select known.day, known.state,
-      (date_part('epoch', monitor.utc_midnight(known.day)) * 1000)::bigint as starts_ms,
+    select known.day, known.state, monitor.utc_midnight(known.day) as starts_at,
       greatest(p_from, monitor.utc_midnight(known.day)) as since,
-      least(p_until, monitor.utc_midnight(known.day + 1)) as until
+      least(p_until, monitor.utc_midnight(known.day + 1)) as until,
+      p_from <= monitor.utc_midnight(known.day) and p_until >= monitor.utc_midnight(known.day + 1) as is_whole
     from monitor.sample_days as known
     where known.day >= (p_from at time zone 'UTC')::date and monitor.utc_midnight(known.day) < p_until
       and known.state <> 'dropped'
-  ), bound as materialized (
-    select (date_part('epoch', p_from) * 1000)::bigint as from_ms, (date_part('epoch', p_until) * 1000)::bigint as until_ms
   ), grid as materialized ( -- decoded once for all series that share it
-    select times.times_id, monitor.decode_times(times.steps) as offsets
-    from monitor.chunk_times as times
-    where times.times_id in (
+    select used.times_id, clock.times
+    from (
       -- Not all of these days: where senders keep their own time there are as many as series.
-      select chunk.times_id
+      select distinct chunk.times_id, day.starts_at
       from day
       join monitor.metric_chunks as chunk on chunk.day = day.day and chunk.series_id = any (p_series_ids)
-      where day.state = 'chunks')
+      where day.state = 'chunks'
+    ) as used
+    join monitor.chunk_times as times using (times_id)
+    cross join lateral (
+      select array_agg((date_part('epoch', used.starts_at) * 1000)::bigint + at) as times
+      from unnest(monitor.decode_times(times.steps)) as at
+    ) as clock
   )
-  select wanted.series_id, found.times, found.samples
+  select wanted.series_id, sorted.times, sorted.samples
   from unnest(p_series_ids) as wanted (series_id)
   cross join lateral (
-    select array_agg(sample.at order by sample.at) as times, array_agg(sample.value order by sample.at) as samples
+    select exists (
+      select from monitor.late_samples as late
+      where late.series_id = wanted.series_id and late.recorded_at >= p_from and late.recorded_at < p_until) as has_late
+  ) as late
+  cross join lateral (
+    -- Day by day, each in order: so nothing is sorted sample by sample, which would take a third of the time.
+    select array_agg(sample.at) as times, array_agg(sample.value) as samples
     from (
-      select piece.at, piece.value
+      select unnest(piece.times) as at, unnest(piece.samples) as value
       from (
-        select day.starts_ms + unnest(grid.offsets) as at, unnest(monitor.decode_values(
-          chunk.scale, chunk.base, chunk.is_delta, chunk.plane_0, chunk.plane_1, chunk.plane_2, chunk.plane_3, chunk.floats
-        )) as value
+        select day.day, cut.times, cut.samples
         from day
         join monitor.metric_chunks as chunk on chunk.series_id = wanted.series_id and chunk.day = day.day
         join grid on grid.times_id = chunk.times_id
+        cross join lateral (
+          select monitor.decode_values(
+            chunk.scale, chunk.base, chunk.is_delta, chunk.plane_0, chunk.plane_1, chunk.plane_2, chunk.plane_3, chunk.floats
+          ) as samples
+          offset 0 -- decoded once
+        ) as whole
+        cross join lateral (
+          select grid.times, whole.samples where day.is_whole
+          union all
+          select array_agg(inside.at), array_agg(inside.value)
+          from unnest(grid.times, whole.samples) as inside (at, value)
+          where inside.at >= date_part('epoch', day.since) * 1000 and inside.at < date_part('epoch', day.until) * 1000
+          having not day.is_whole
+        ) as cut
         where day.state = 'chunks'
+        union all
+        select day.day, open.times, open.samples
+        from day
+        cross join lateral (
+          select array_agg(ordered.at) as times, array_agg(ordered.value) as samples
+          from (
+            select (date_part('epoch', row.recorded_at) * 1000)::bigint as at, row.value
+            from monitor.metric_time_series as row
+            where row.series_id = wanted.series_id and row.recorded_at >= day.since and row.recorded_at < day.until
+            order by row.recorded_at
+          ) as ordered
+        ) as open
+        where day.state in ('rows', 'sealed')
+        union all
+        select 'infinity', came.times, came.samples
+        from (
+          select array_agg((date_part('epoch', recorded_at) * 1000)::bigint) as times, array_agg(value) as samples
+          from monitor.late_samples
+          where late.has_late and series_id = wanted.series_id and recorded_at >= p_from and recorded_at < p_until
+        ) as came
+        order by 1
       ) as piece
-      cross join bound
-      where piece.at >= bound.from_ms and piece.at < bound.until_ms
-      union all
-      select (date_part('epoch', sample.recorded_at) * 1000)::bigint, sample.value
-      from day
-      join monitor.metric_time_series as sample
-        on sample.series_id = wanted.series_id and sample.recorded_at >= day.since and sample.recorded_at < day.until
-      where day.state in ('rows', 'sealed')
-      union all
-      select (date_part('epoch', late.recorded_at) * 1000)::bigint, late.value
-      from monitor.late_samples as late
-      where late.series_id = wanted.series_id and late.recorded_at >= p_from and late.recorded_at < p_until
     ) as sample
-  ) as found
-  where found.times is not null;
+  ) as gathered
+  cross join lateral (
+    select gathered.times, gathered.samples where not late.has_late
+    union all
+    select array_agg(sample.at order by sample.at), array_agg(sample.value order by sample.at)
+    from unnest(gathered.times, gathered.samples) as sample (at, value)
+    having late.has_late
+  ) as sorted
+  where sorted.times is not null;
 $function$;
 grant execute on function monitor.scan_series(integer[],timestamp with time zone,timestamp with time zone) to authenticated;
 grant execute on function monitor.scan_series(integer[],timestamp with time zone,timestamp with time zone) to service_role;
@@ -4680,8 +4798,8 @@ CREATE OR REPLACE FUNCTION monitor.write_samples(p_series jsonb, p_positions int
  SET jit TO 'off'
 AS $function$
 declare
-  -- Each costs decoding a chunk, to see whether it is there already.
-  c_late_pairs constant integer := 2000;
+  c_late_pairs         constant integer := 2000;
+  c_late_chunk_samples constant integer := 2000000;
   -- As many of them as one request brings still have a sum.
   c_largest_summand constant double precision := 1e300;
   v_count       integer := case when jsonb_typeof(p_series) = 'array' then jsonb_array_length(p_series) end;
@@ -4753,14 +4871,34 @@ begin
   from (
     select distinct (least(greatest(at, 0), 4102444800000) / 86400000)::integer as number
     from unnest(case when v_oldest / 86400000 = v_newest / 86400000 then array[v_oldest] else p_times end) as at
-  ) as day;
-  perform monitor.hold_days(v_days);
+  ) as day
+  -- Others cannot be opened. Each takes a lock of which there are some thousand for all sessions.
+  where exists (select from monitor.sample_days as known where known.day = date '1970-01-01' + day.number)
+    or date '1970-01-01' + day.number between (p_now at time zone 'UTC')::date - 7 and (p_now at time zone 'UTC')::date + 1;
+  perform monitor.hold_days(coalesce(v_days, '{}'));
   select array_agg(wanted.day), array_agg(known.state) into v_days, v_states
   from unnest(v_days) as wanted (day) left join monitor.sample_days as known using (day);
   if array_position(v_states, null) is not null and not p_is_own then
     perform monitor.open_days(v_days, p_now);
     select array_agg(wanted.day), array_agg(known.state) into v_days, v_states
     from unnest(v_days) as wanted (day) left join monitor.sample_days as known using (day);
+  end if;
+
+  -- To see whether a late sample is there already, its chunk is decoded: 1.7 s for as many samples of chunks as this. All or
+  -- nothing, because of increments the later ones would make duplicates of those refused.
+  if v_states && array['sealed', 'chunks'] and (
+    select coalesce(sum(chunk.sample_count), 0) > c_late_chunk_samples or count(*) > c_late_pairs
+    from (
+      select distinct day.day, v_ids[sample.place] as series_id
+      from unnest(p_positions, p_times) as sample (place, at)
+      join unnest(v_days, v_states) as day (day, state)
+        on day.day = date '1970-01-01' + (least(greatest(sample.at, 0), 4102444800000) / 86400000)::integer
+      where day.state in ('sealed', 'chunks')
+    ) as pair
+    left join monitor.metric_chunks as chunk on chunk.series_id = pair.series_id and chunk.day = pair.day
+  ) then
+    raise exception 'samples of closed days are of more than % pairs of a series and a day, or of series with too many samples', c_late_pairs
+      using errcode = 'program_limit_exceeded', hint = 'Nothing was stored. Send fewer series or days at a time.';
   end if;
 
   -- The common case: nothing but newer samples of days that are open. They cannot be there already.
@@ -4805,12 +4943,7 @@ begin
             when sample.at > date_part('epoch', p_now) * 1000 then 'too far ahead' else 'too old' end
           when (v_is_delta[sample.place] or v_is_overflow[sample.place]) and abs(sample.value) > c_largest_summand
             then 'is too large to be added up'
-          when day.state <> 'rows' and dense_rank() over (
-            partition by day.state in ('sealed', 'chunks')
-            order by
-              case when day.state <> 'rows' then day.day end,
-              case when day.state <> 'rows' then v_ids[sample.place] end) > c_late_pairs
-            then 'too many late series in one request; send it again' end) as reason
+          end) as reason
       from unnest(p_positions, p_times, p_values) with ordinality as sample (place, at, value, number)
       left join unnest(v_days, v_states) as day (day, state)
         on day.day = date '1970-01-01' + (least(greatest(sample.at, 0), 4102444800000) / 86400000)::integer

@@ -10,7 +10,7 @@ export interface SentSeries {
   readonly kind: "gauge" | "counter";
   /** In words of our registry (seconds, bytes, ratio, percent, count, …); "" when the sender did not say. */
   readonly unit: string;
-  /** "" when the sender did not say. */
+  /** "" when the sender did not say, and in all series of a metric but the first one that has it. */
   readonly description: string;
   /** Values are increments since the sample before, to be added up where the series is kept. */
   readonly is_delta: boolean;
@@ -47,13 +47,15 @@ export interface IncomingSamples {
 /** Answer of `monitor.ingest_samples`. */
 export const IngestionResult = z.object({
   /** Samples that are stored now and were not before. */
-  inserted: z.int(),
+  inserted: z.int().nonnegative(),
   /** Samples of a (series, time) that was there already, or of deltas at or before the series' last time. */
-  duplicates: z.int(),
+  duplicates: z.int().nonnegative(),
   /** Samples of sets of labels beyond the metric's ceiling: they went to its overflow series. */
-  overflowed: z.int(),
+  overflowed: z.int().nonnegative(),
   /** By metric and reason. */
-  rejected: z.array(z.object({ metric: z.string(), reason: z.string(), count: z.int() })),
+  rejected: z.array(
+    z.object({ metric: z.string(), reason: z.string(), count: z.int().nonnegative() }),
+  ),
 });
 
 /** Answer of `monitor.ingest_samples`. */

@@ -12,6 +12,7 @@ import {
 import type { OtlpRequest } from "./decode-otlp.ts";
 import { IngestError, SAMPLES_LIMIT } from "./ingest-error.ts";
 import {
+  ExponentialHistogramDataPointSchema,
   type HistogramDataPoint,
   HistogramDataPointSchema,
   type Metric,
@@ -29,6 +30,7 @@ import {
   METRIC_NAME_LIMIT,
   REASONS,
   refuseTime,
+  TARGET_INFO,
   TOO_MANY_SAMPLES,
   toStorableText,
 } from "./sample-grammar.ts";
@@ -45,9 +47,6 @@ export const DESCRIPTION_LIMIT = 1000;
 const DELTA = 1;
 const CUMULATIVE = 2;
 
-/** Metric of the attributes of resources. */
-const TARGET_INFO = "target_info";
-
 /** Bit of `flags`: the sender says that there is no value at this time. */
 const NO_RECORDED_VALUE = 1;
 
@@ -56,7 +55,6 @@ const NANOSECONDS_PER_MILLISECOND = 1_000_000n;
 /** Why a data point is refused, in words for the sender. */
 const POINT_REASONS = {
   noName: "the name has no letter or digit",
-  targetInfo: "target_info is made of the attributes of resources",
   noData: "the kind of metric is not known here",
   noTemporality: "neither delta nor cumulative",
   exponential:
@@ -130,7 +128,7 @@ interface PointSample {
  *   gauges by `quantile` and counters `_sum` and `_count`. Delta temporality is handed on as `is_delta`.
  * - Units: times are cut to whole milliseconds. Values keep theirs.
  * - A point whose flags say that nothing was recorded is neither stored nor refused, and so is a quantile that is
- *   NaN: there is nothing to store, and nothing wrong.
+ *   NaN: there is nothing to store, and nothing wrong. Of a metric that is refused as a whole, all points are.
  * - A series is there once, whatever the order of its attributes; samples of one time are kept all.
  *
  * `cache` may be shared by requests, which makes them faster and nothing else.
@@ -202,7 +200,7 @@ class MetricTranslation {
         this.#addHistograms(data.value.dataPoints, data.value.aggregationTemporality);
         break;
       case "exponentialHistogram":
-        this.#refuse(POINT_REASONS.exponential, data.value.dataPoints.length);
+        this.#refuseExponential(data.value.dataPoints);
         break;
       case "summary":
         this.#addSummaries(data.value.dataPoints);
@@ -305,6 +303,13 @@ class MetricTranslation {
     }
   }
 
+  #refuseExponential(points: readonly Uint8Array[]): void {
+    for (const bytes of points) {
+      const { flags } = decodePoint(ExponentialHistogramDataPointSchema, bytes);
+      if ((flags & NO_RECORDED_VALUE) === 0) this.#refuse(POINT_REASONS.exponential);
+    }
+  }
+
   #special({ special }: PointLabels): SpecialLabels {
     return {
       ...special,
@@ -383,7 +388,7 @@ class MetricTranslation {
       : metric === ""
       ? POINT_REASONS.noName
       : metric === TARGET_INFO
-      ? POINT_REASONS.targetInfo
+      ? REASONS.targetInfo
       : temporality !== DELTA && temporality !== CUMULATIVE
       ? POINT_REASONS.noTemporality
       : null;

@@ -7,6 +7,7 @@ import {
   REASONS,
   refuseLabels,
   refuseTime,
+  TARGET_INFO,
   TOO_MANY_SAMPLES,
   toStorableText,
 } from "./sample-grammar.ts";
@@ -15,6 +16,9 @@ const METRIC_NAME = /^[a-zA-Z_:][a-zA-Z0-9_:]*$/;
 
 /** Those that begin with two underscores are reserved, by Prometheus too. */
 const LABEL_NAME = /^(?!__)[a-zA-Z_][a-zA-Z0-9_]*$/;
+
+/** Label of the series where samples go when their metric has as many series as it may. SDKs have the same. */
+const OVERFLOW_LABEL = "otel_metric_overflow";
 
 const FIELDS = new Set(["metric", "value", "labels", "recorded_at"]);
 
@@ -29,6 +33,7 @@ const SAMPLE_REASONS = {
   noValue: "the value is not a number",
   noLabels: "labels is not an object of strings",
   labelName: "the name of a label is not [a-zA-Z_][a-zA-Z0-9_]*, or begins with __",
+  overflowLabel: `the label ${OVERFLOW_LABEL} is the monitor's own`,
   recordedAt: "recorded_at is not ISO 8601 with an offset, as in 2026-11-21T09:00:00Z",
 } as const;
 
@@ -94,6 +99,7 @@ function readSample(item: unknown, now: Date): PlainSample | string {
   if (typeof metric !== "string") return SAMPLE_REASONS.noMetric;
   if (!METRIC_NAME.test(metric)) return SAMPLE_REASONS.metricName;
   if (metric.length > METRIC_NAME_LIMIT) return REASONS.longMetricName;
+  if (metric === TARGET_INFO) return REASONS.targetInfo;
   if (typeof value !== "number") return SAMPLE_REASONS.noValue;
   if (!Number.isFinite(value)) return REASONS.notFinite;
   const labels = readLabels(item.labels);
@@ -111,6 +117,7 @@ function readLabels(labels: unknown): PlainSample["labels"] | string {
   for (const [name, value] of Object.entries(labels)) {
     if (typeof value !== "string") return SAMPLE_REASONS.noLabels;
     if (!LABEL_NAME.test(name)) return SAMPLE_REASONS.labelName;
+    if (name === OVERFLOW_LABEL) return SAMPLE_REASONS.overflowLabel;
     if (value !== "") present.push([name, toStorableText(value)]);
   }
   return refuseLabels(present) ??

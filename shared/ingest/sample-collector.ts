@@ -24,6 +24,7 @@ export class SampleCollector {
   readonly #times: number[] = [];
   readonly #values: number[] = [];
   readonly #byMetric = new Map<string, Map<string, number>>();
+  readonly #described = new Set<string>();
   readonly #refused = new Map<string, { metric: string; reason: string; count: number }>();
   #refusedCount = 0;
   #characters = 0;
@@ -45,8 +46,12 @@ export class SampleCollector {
     return this.#series[position - 1]!;
   }
 
-  /** Adds a series, and says its position. */
+  /** Adds a series, and says its position. Its description is left out if one of its metric has one already. */
   addSeries(series: SentSeries): number {
+    const { metric, description } = series;
+    if (description === "") return this.#series.push(series);
+    if (this.#described.has(metric)) return this.#series.push({ ...series, description: "" });
+    this.#described.add(metric);
     return this.#series.push(series);
   }
 

@@ -18,8 +18,12 @@ export const LABEL_NAME_LIMIT = 200;
 /** Characters of the value of a label. */
 export const LABEL_VALUE_LIMIT = 2000;
 
+/** Metric of the attributes of resources. */
+export const TARGET_INFO = "target_info";
+
 /** Why a sample is refused, where more than one kind of sender can be at fault. */
 export const REASONS = {
+  targetInfo: `${TARGET_INFO} is made of the attributes of OTLP resources`,
   notFinite: "the value is not a finite number",
   tooOld: "older than 7 days",
   tooFarAhead: "more than 10 minutes ahead",

@@ -1,6 +1,6 @@
 -- Purpose:  where samples lie after their day has closed: arrays by series and day, hour rollups, samples that came late.
 -- Locks:    access exclusive on sample_days and metric_definitions while columns are added; both are small.
--- Undo:     drop table monitor.metric_chunks, monitor.chunk_times, monitor.metric_rollups, monitor.late_samples;
+-- Undo:     closed days are in chunks only: decode them into rows first. drop table monitor.metric_chunks, monitor.chunk_times, monitor.metric_rollups, monitor.late_samples;
 --           drop function monitor.ensure_chunk_partitions(date), monitor.encode_values(double precision[]),
 --           monitor.decimal_places(double precision[]),
 --           monitor.decode_values(smallint, bigint, boolean, "char"[], "char"[], "char"[], "char"[], double precision[]),
@@ -251,7 +251,6 @@ set jit = off
 as $$
 declare
   v_power         double precision;
-  v_numbers       bigint[];
   v_low           bigint;
   v_high          bigint;
   v_planes        integer;
@@ -270,9 +269,7 @@ begin
 
   if scale is not null then
     v_power := power(10::double precision, scale);
-    select array_agg(number), min(number), max(number)
-    into v_numbers, v_low, v_high
-    from (select round(v * v_power)::bigint as number from unnest(p_values) as v) as scaled;
+    select round(min(v) * v_power)::bigint, round(max(v) * v_power)::bigint into v_low, v_high from unnest(p_values) as v;
     v_planes := case
       when v_high - v_low < 256 then 1
       when v_high - v_low < 65536 then 2
@@ -285,7 +282,7 @@ begin
 
     -- Differences are slower to read, so they have to save a plane: what only grows does, noise does not.
     -- Where the first differences need as many planes, all do.
-    foreach v_some in array array[64, cardinality(v_numbers)] loop
+    foreach v_some in array array[64, cardinality(p_values)] loop
       exit when v_planes = 1 or v_delta_planes >= v_planes;
       select case
         when min(step) >= -128 and max(step) < 128 then 1
@@ -294,14 +291,15 @@ begin
         when min(step) >= -2147483648 and max(step) <= 2139062143 then 4
         else 9 end
       into v_delta_planes
-      from (select number - lag(number) over () as step from unnest(v_numbers[1:v_some]) as number) as stepped;
+      from (
+        select number - lag(number) over () as step
+        from (select round(v * v_power)::bigint as number from unnest(p_values[1:v_some]) as v) as scaled
+      ) as stepped;
     end loop;
     if v_delta_planes < v_planes then
       v_planes := v_delta_planes;
-      base := v_numbers[1];
+      base := round(p_values[1] * v_power)::bigint;
       is_delta := true;
-      select array_agg(coalesce(step, 0)) into v_numbers
-      from (select number - lag(number) over () as step from unnest(v_numbers) as number) as stepped;
     end if;
 
     if v_planes <= 4 then
@@ -312,7 +310,12 @@ begin
         array_agg((((n + 8421504 >> 16) & 255) - 128)::integer::"char") filter (where v_planes > 2),
         array_agg((((n + 2155905152 >> 24) & 255) - 128)::integer::"char") filter (where v_planes > 3)
       into plane_0, plane_1, plane_2, plane_3
-      from (select number - case when is_delta then 0 else base end as n from unnest(v_numbers) as number) as placed;
+      from (
+        select round(v * v_power)::bigint - base as n from unnest(p_values) as v where not is_delta
+        union all
+        select number - lag(number, 1, number) over ()
+        from (select round(v * v_power)::bigint as number from unnest(p_values) as v where is_delta) as scaled
+      ) as placed;
       return;
     end if;
   end if;

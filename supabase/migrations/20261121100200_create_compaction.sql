@@ -2,8 +2,8 @@
 -- Locks:    none on existing tables. When run: sealing waits at most 500 ms for who writes that day, dropping a day's rows
 --           locks metric_time_series for a moment (waits at most 500 ms for it).
 -- Undo:     drop function monitor.compact_samples(integer, timestamptz, boolean, integer), monitor.merge_late_samples(date, integer),
---           monitor.write_chunk(integer, date, integer[], double precision[]), monitor.hold_days(date[]);
---           run 20261121090200's ensure_sample_days again.
+--           monitor.write_chunk(integer, date, integer[], double precision[]), monitor.hold_days(date[], boolean);
+--           run 20261121090200's ensure_sample_days again, as create or replace.
 --
 -- The life of a day (sample_days.state), each arrow a transaction of its own that may fail and be repeated:
 --   rows -> sealed -> chunks -> its partition of metric_time_series is dropped -> dropped (by cleanup_old_metrics)
@@ -31,7 +31,7 @@ $$;
 
 comment on function monitor.hold_days(date[], boolean) is
   'Keeps the state of UTC days as it is until the transaction ends: whoever writes samples holds their days (many at a '
-  'time) before he looks at the states, whoever changes a state or merges late samples holds the day alone. '
+  'time) before he looks at the states, whoever closes a day to rows, drops it or merges late samples holds it alone. '
   'Errors: 55P03 by the caller''s lock_timeout.';
 
 create function monitor.write_chunk(
@@ -150,50 +150,55 @@ set search_path = ''
 set lock_timeout = '500ms'
 as $$
 declare
-  v_late    record;
-  v_merged  integer := 0;
-  v_series  integer := 0;
+  -- Writers of that day wait meanwhile.
+  c_budget constant interval := interval '2 seconds';
+  v_started_at  timestamptz := clock_timestamp();
+  v_series_id   integer;
+  v_late        record;
+  v_merged      integer := 0;
+  v_series      integer := 0;
 begin
   perform monitor.hold_days(array[p_day], true);
-  for v_late in
+  -- A month of rollups whose policy is shorter than samples may be late is gone again.
+  perform monitor.ensure_chunk_partitions(p_day);
+  for v_series_id in
+    select distinct series_id from monitor.late_samples
+    where recorded_at >= monitor.utc_midnight(p_day) and recorded_at < monitor.utc_midnight(p_day + 1)
+    order by series_id limit p_limit
+  loop
     with taken as (
       delete from monitor.late_samples
-      where recorded_at >= monitor.utc_midnight(p_day) and recorded_at < monitor.utc_midnight(p_day + 1)
-        and series_id in (
-          select distinct series_id from monitor.late_samples
-          where recorded_at >= monitor.utc_midnight(p_day) and recorded_at < monitor.utc_midnight(p_day + 1)
-          order by series_id limit p_limit)
-      returning series_id, (extract(epoch from recorded_at - monitor.utc_midnight(p_day)) * 1000)::integer as at, value
+      where series_id = v_series_id
+        and recorded_at >= monitor.utc_midnight(p_day) and recorded_at < monitor.utc_midnight(p_day + 1)
+      returning (extract(epoch from recorded_at - monitor.utc_midnight(p_day)) * 1000)::integer as at, value
     )
-    select due.series_id, due.late_count, merged.offsets, merged.values
-    from (select series_id, count(*) as late_count from taken group by series_id) as due
-    cross join lateral (
-      select array_agg(sample.at order by sample.at) as offsets, array_agg(sample.value order by sample.at) as values
+    select (select count(*) from taken) as late_count,
+      array_agg(sample.at order by sample.at) as offsets, array_agg(sample.value order by sample.at) as values
+    into v_late
+    from (
+      select distinct on (found.at) found.at, found.value -- the first write wins
       from (
-        select distinct on (found.at) found.at, found.value -- the first write wins
-        from (
-          select 2 as turn, again.at, again.value from taken as again where again.series_id = due.series_id
-          union all
-          select 1, unnest(monitor.decode_times(times.steps)), unnest(monitor.decode_values(
-            chunk.scale, chunk.base, chunk.is_delta, chunk.plane_0, chunk.plane_1, chunk.plane_2, chunk.plane_3, chunk.floats))
-          from monitor.metric_chunks as chunk
-          join monitor.chunk_times as times using (times_id)
-          where chunk.series_id = due.series_id and chunk.day = p_day
-        ) as found
-        order by found.at, found.turn
-      ) as sample
-    ) as merged
-  loop
-    perform monitor.write_chunk(v_late.series_id, p_day, v_late.offsets, v_late.values);
+        select 2 as turn, again.at, again.value from taken as again
+        union all
+        select 1, unnest(monitor.decode_times(times.steps)), unnest(monitor.decode_values(
+          chunk.scale, chunk.base, chunk.is_delta, chunk.plane_0, chunk.plane_1, chunk.plane_2, chunk.plane_3, chunk.floats))
+        from monitor.metric_chunks as chunk
+        join monitor.chunk_times as times using (times_id)
+        where chunk.series_id = v_series_id and chunk.day = p_day
+      ) as found
+      order by found.at, found.turn
+    ) as sample;
+    perform monitor.write_chunk(v_series_id, p_day, v_late.offsets, v_late.values);
     v_merged := v_merged + v_late.late_count;
     v_series := v_series + 1;
+    exit when clock_timestamp() - v_started_at > c_budget;
   end loop;
   return jsonb_build_object('merged', v_merged, 'series', v_series);
 end;
 $$;
 
 comment on function monitor.merge_late_samples(date, integer) is
-  'Moves the late samples of a day that is in chunks into them, of at most p_limit series. Returns {merged, series}. '
+  'Moves the late samples of a day that is in chunks into them, of at most p_limit series and for about 2 s. Returns {merged, series}. '
   'Errors: 55P03 when the day stayed in use for 500 ms.';
 
 create function monitor.compact_samples(
@@ -211,6 +216,7 @@ set jit = off
 as $$
 declare
   c_budget constant interval := interval '3 seconds';
+  c_batch  constant integer := least(100000, p_limit);
   -- Older than any statement that still reads rows because it saw the state before.
   c_quiet  constant interval := interval '1 minute';
   v_started_at  timestamptz := clock_timestamp();
@@ -223,9 +229,9 @@ declare
   v_partition   regclass;
   v_found       bigint;
   v_written     bigint;
-  v_width       integer := 50;
+  v_due         bigint;
+  v_series_id   integer;
   v_until       integer;
-  v_batch_at    timestamptz;
   v_midnight    timestamptz;
   v_midnight_ms double precision;
   v_merged      jsonb;
@@ -252,14 +258,14 @@ begin
       where state = 'chunks' and to_regclass('monitor.metric_time_series_' || to_char(day, 'YYYYMMDD')) is not null
       order by day
     loop
-      if v_day.state_since > p_now - c_quiet and v_day.state_since <= p_now then
+      if v_day.state_since > p_now - c_quiet and v_day.state_since < p_now + c_quiet then
         v_is_waiting := true;
         continue;
       end if;
       v_partition := to_regclass('monitor.metric_time_series_' || to_char(v_day.day, 'YYYYMMDD'));
       execute format('lock table %s in share row exclusive mode', v_partition);
       execute format('select count(*) from %s', v_partition) into v_found;
-      if v_found <> v_day.sample_count then
+      if v_found is distinct from v_day.sample_count then
         update monitor.sample_days set state = 'sealed', state_since = p_now, sample_count = null, compacted_series_id = null
         where day = v_day.day;
         return monitor.retention_result('metric_time_series', '{"days_taken_back": 1}', '{}', 0,
@@ -286,13 +292,23 @@ begin
     v_midnight := monitor.utc_midnight(v_day.day);
     v_midnight_ms := date_part('epoch', v_midnight) * 1000;
     loop
-      v_batch_at := clock_timestamp();
-      -- All rows of a range of ids, so that none is left out, not even of a series that is not known.
-      select max(series_id) into v_until from (
+      -- A range of ids, all rows of it, so that none is left out, not even of a series that is not known. Series differ
+      -- in how often they are sampled, so it ends with the one that brings it to c_batch samples.
+      v_until := null;
+      v_due := 0;
+      for v_series_id in
         select series_id from monitor.metric_series
         where series_id > coalesce(v_day.compacted_series_id, 0)
-        order by series_id limit v_width
-      ) as next;
+        order by series_id
+      loop
+        select v_due + count(*) into v_due
+        from monitor.metric_time_series
+        where series_id = v_series_id and recorded_at >= v_midnight and recorded_at < v_midnight + interval '24 hours';
+        if v_due >= c_batch or clock_timestamp() - v_started_at > c_budget then
+          v_until := v_series_id;
+          exit;
+        end if;
+      end loop;
       select coalesce(sum(monitor.write_chunk(series_id, v_day.day, offsets, samples)), 0) into v_found
       from (
         select series_id,
@@ -301,7 +317,7 @@ begin
           array_agg(value) as samples
         from (
           select series_id, recorded_at, value from monitor.metric_time_series
-          where series_id > coalesce(v_day.compacted_series_id, 0) and (v_until is null or series_id <= v_until)
+          where series_id > coalesce(v_day.compacted_series_id, 0) and series_id <= coalesce(v_until, 2147483647)
             and recorded_at >= v_midnight and recorded_at < v_midnight + interval '24 hours'
           order by series_id, recorded_at
         ) as ordered
@@ -310,9 +326,6 @@ begin
       v_written := v_written + v_found;
       v_day.compacted_series_id := coalesce(v_until, v_day.compacted_series_id);
       exit when v_until is null or v_written >= p_limit or clock_timestamp() - v_started_at > c_budget;
-      -- Series differ in how often they are sampled: the next range is as wide as half a second allows.
-      v_width := case when clock_timestamp() - v_batch_at > interval '500 milliseconds'
-        then greatest(v_width / 2, 1) else least(v_width * 2, 1000) end;
     end loop;
     v_counts := jsonb_build_object('samples', v_written);
     update monitor.sample_days

@@ -5,7 +5,8 @@
 --           monitor.resolve_series(jsonb, boolean), monitor.open_days(date[], timestamptz);
 --           drop trigger metric_series_check_labels on monitor.metric_series; drop trigger
 --           metric_series_check_changed_labels on monitor.metric_series; drop function monitor.check_series_labels();
---           add the check metric_series_labels_valid again, drop the columns added here; run 20261121090200's record_samples again.
+--           add the check metric_series_labels_valid again, drop the columns added here; run 20261121090200's record_samples
+--           again, as create or replace.
 
 alter table monitor.metric_definitions
   add column series_limit integer not null default 1000,
@@ -115,6 +116,7 @@ declare
   v_metric    record;
   v_room      integer;
   v_total     bigint;
+  v_made        bigint;
   v_total_limit integer;
 begin
   for v_attempt in 1..2 loop
@@ -166,7 +168,9 @@ begin
       on conflict do nothing;
     end if;
 
+    -- Counted once, not for each metric: there may be a thousand.
     select settings.series_limit into v_total_limit from monitor.settings;
+    select count(*) into v_total from (select from monitor.metric_series limit v_total_limit) as known;
     for v_metric in
       select sent.metric, definition.series_limit, jsonb_agg(sent.labels order by sent.place) as labels
       from (
@@ -193,7 +197,6 @@ begin
         perform pg_advisory_xact_lock(c_class, hashtext(v_metric.metric));
       end loop;
       if v_room > 0 then
-        select count(*) into v_total from (select from monitor.metric_series limit v_total_limit) as known;
         v_room := least(v_room, v_total_limit - v_total);
         insert into monitor.metric_series (metric, labels)
         select v_metric.metric, labels
@@ -201,6 +204,8 @@ begin
         order by place
         limit greatest(v_room, 0)
         on conflict do nothing;
+        get diagnostics v_made = row_count;
+        v_total := v_total + v_made;
       end if;
       if v_room < jsonb_array_length(v_metric.labels) then
         insert into monitor.metric_series (metric, labels) values (v_metric.metric, c_overflow) on conflict do nothing;
@@ -231,8 +236,8 @@ set search_path = ''
 set jit = off
 as $$
 declare
-  -- Each costs decoding a chunk, to see whether it is there already.
-  c_late_pairs constant integer := 2000;
+  c_late_pairs         constant integer := 2000;
+  c_late_chunk_samples constant integer := 2000000;
   -- As many of them as one request brings still have a sum.
   c_largest_summand constant double precision := 1e300;
   v_count       integer := case when jsonb_typeof(p_series) = 'array' then jsonb_array_length(p_series) end;
@@ -304,14 +309,34 @@ begin
   from (
     select distinct (least(greatest(at, 0), 4102444800000) / 86400000)::integer as number
     from unnest(case when v_oldest / 86400000 = v_newest / 86400000 then array[v_oldest] else p_times end) as at
-  ) as day;
-  perform monitor.hold_days(v_days);
+  ) as day
+  -- Others cannot be opened. Each takes a lock of which there are some thousand for all sessions.
+  where exists (select from monitor.sample_days as known where known.day = date '1970-01-01' + day.number)
+    or date '1970-01-01' + day.number between (p_now at time zone 'UTC')::date - 7 and (p_now at time zone 'UTC')::date + 1;
+  perform monitor.hold_days(coalesce(v_days, '{}'));
   select array_agg(wanted.day), array_agg(known.state) into v_days, v_states
   from unnest(v_days) as wanted (day) left join monitor.sample_days as known using (day);
   if array_position(v_states, null) is not null and not p_is_own then
     perform monitor.open_days(v_days, p_now);
     select array_agg(wanted.day), array_agg(known.state) into v_days, v_states
     from unnest(v_days) as wanted (day) left join monitor.sample_days as known using (day);
+  end if;
+
+  -- To see whether a late sample is there already, its chunk is decoded: 1.7 s for as many samples of chunks as this. All or
+  -- nothing, because of increments the later ones would make duplicates of those refused.
+  if v_states && array['sealed', 'chunks'] and (
+    select coalesce(sum(chunk.sample_count), 0) > c_late_chunk_samples or count(*) > c_late_pairs
+    from (
+      select distinct day.day, v_ids[sample.place] as series_id
+      from unnest(p_positions, p_times) as sample (place, at)
+      join unnest(v_days, v_states) as day (day, state)
+        on day.day = date '1970-01-01' + (least(greatest(sample.at, 0), 4102444800000) / 86400000)::integer
+      where day.state in ('sealed', 'chunks')
+    ) as pair
+    left join monitor.metric_chunks as chunk on chunk.series_id = pair.series_id and chunk.day = pair.day
+  ) then
+    raise exception 'samples of closed days are of more than % pairs of a series and a day, or of series with too many samples', c_late_pairs
+      using errcode = 'program_limit_exceeded', hint = 'Nothing was stored. Send fewer series or days at a time.';
   end if;
 
   -- The common case: nothing but newer samples of days that are open. They cannot be there already.
@@ -356,12 +381,7 @@ begin
             when sample.at > date_part('epoch', p_now) * 1000 then 'too far ahead' else 'too old' end
           when (v_is_delta[sample.place] or v_is_overflow[sample.place]) and abs(sample.value) > c_largest_summand
             then 'is too large to be added up'
-          when day.state <> 'rows' and dense_rank() over (
-            partition by day.state in ('sealed', 'chunks')
-            order by
-              case when day.state <> 'rows' then day.day end,
-              case when day.state <> 'rows' then v_ids[sample.place] end) > c_late_pairs
-            then 'too many late series in one request; send it again' end) as reason
+          end) as reason
       from unnest(p_positions, p_times, p_values) with ordinality as sample (place, at, value, number)
       left join unnest(v_days, v_states) as day (day, state)
         on day.day = date '1970-01-01' + (least(greatest(sample.at, 0), 4102444800000) / 86400000)::integer

@@ -3,8 +3,9 @@
 --           metric_chunks or metric_rollups for a moment (waits at most 500 ms for it).
 -- Undo:     drop function monitor.cleanup_old_metrics(integer, timestamptz, boolean, integer, integer),
 --           monitor.cleanup_old_rollups(integer, timestamptz, boolean, integer), monitor.monitor_bytes(),
---           monitor.continue_jobs(timestamptz); run 20261121090900 and 20261121091200's functions of the same names again,
---           delete the policies of the tables that 20261121100100 made, and restore the checks.
+--           monitor.continue_jobs(timestamptz); run the functions of the same names of 20261121090900, 20261121091000 and
+--           20261121091200 again, as create or replace; delete the policies of the tables that 20261121100100 made, set that of
+--           metric_time_series to drop_days, drop the column keep_megabytes and restore the two checks.
 
 alter table monitor.retention_policies
   add column keep_megabytes integer,
@@ -85,6 +86,14 @@ declare
   -- Rounds down: a day goes only when its last moment is older than the limit.
   v_cutoff      date := (monitor.retention_cutoff(retention_days, p_now) at time zone 'UTC')::date;
   v_today       date := (p_now at time zone 'UTC')::date;
+  -- Rows that wait for compaction take twenty times what they will: nothing is shed because of them.
+  v_is_settling boolean := exists (
+    select from monitor.sample_days as known
+    where known.state = 'sealed'
+      or (known.state = 'chunks' and to_regclass('monitor.metric_time_series_' || to_char(known.day, 'YYYYMMDD')) is not null)
+      or (known.state = 'rows' and known.day < (p_now at time zone 'UTC')::date + 1 - (
+        select policy.keep_days from monitor.retention_policies as policy
+        where policy.entity = 'metric_time_series' and policy.action = 'compact')));
   v_week        record;
   v_weeks       integer := 0;
   v_days        integer := 0;
@@ -132,6 +141,12 @@ begin
   loop
     v_is_old := v_week.first_day + 7 <= v_cutoff;
     exit when not v_is_old and v_excess <= 0;
+    if not v_is_old and v_is_settling then
+      v_held := v_held + 1;
+      v_detail := concat_ws('; ', v_detail, 'over the budget, but days are still to be compacted');
+      v_is_blocked := true;
+      exit;
+    end if;
     -- Rows that are not compacted have no rollup yet, and late samples are not in theirs: dropping would lose it.
     if (v_is_old and v_week.is_open) or v_week.is_busy then
       v_held := v_held + 1;
@@ -171,9 +186,10 @@ begin
       if not p_dry_run then
         select coalesce(sum(sample_count), 0) into v_found
         from monitor.metric_chunks where day >= v_week.first_day and day < v_week.first_day + 7;
-        execute format(case when v_is_whole then 'drop table %s' else 'truncate table %s' end, v_week.partition);
         delete from monitor.chunk_times where day = any (v_week.days);
         update monitor.sample_days set state = 'dropped', state_since = p_now where day = any (v_week.days);
+        -- Last, because from here on nobody else reaches the table.
+        execute format(case when v_is_whole then 'drop table %s' else 'truncate table %s' end, v_week.partition);
       end if;
       v_weeks := v_weeks + 1;
       v_samples := v_samples + v_found;
@@ -369,10 +385,13 @@ begin
       select min(reviewed_at) into v_oldest from monitor.anomaly_detections_archive;
     end if;
   elsif p_entity = 'sample_days' then
-    select count(*) into v_due from monitor.sample_days where state = 'dropped' and state_since < v_cutoff;
+    -- A younger one would be taken for a day that is not known, and opened again by a late sample.
+    select count(*) into v_due from monitor.sample_days
+    where state = 'dropped' and state_since < v_cutoff and day < (p_now at time zone 'UTC')::date - 8;
     if not p_dry_run then
       delete from monitor.sample_days where day in (
-        select day from monitor.sample_days where state = 'dropped' and state_since < v_cutoff
+        select day from monitor.sample_days
+        where state = 'dropped' and state_since < v_cutoff and day < (p_now at time zone 'UTC')::date - 8
         order by day limit p_limit for update skip locked);
       get diagnostics v_deleted = row_count;
     end if;

@@ -462,6 +462,33 @@ describe("a budget of p_keep_megabytes", () => {
     expect(await readDays(query, "rows")).toEqual([day(1), day(0)]);
   });
 
+  it.for(
+    [
+      ["is due, but in rows", 0],
+      ["is sealed", 1],
+      ["is in chunks, but has its rows yet", 2],
+    ] as const,
+  )(
+    "sheds nothing while a day %s: it will take a twentieth of the space",
+    async ([, steps], { query, asOwner }) => {
+      const at = MONDAY + 4 * DAY;
+      await openDays(query, MONDAY - 7 * DAY, 14);
+      await addAnySeries(query, range(14).map((n) => [MONDAY + (n - 7) * DAY, n] as const));
+      await compactAll(query, { now: at - DAY });
+      await setBytes(asOwner, "5000000000");
+      for (let step = 0; step < steps; step += 1) await compact(query, { p_now: iso(at) });
+      expect(await budget(query, 5, { p_now: iso(at) })).toMatchObject({
+        outcome: "held",
+        counts: { weeks: 0, shed_days: 0 },
+        detail: expect.stringContaining("days are still to be compacted"),
+      });
+      await compactAll(query, { now: at });
+      expect(await budget(query, 5, { p_now: iso(at) })).toMatchObject({
+        counts: { shed_days: 7 + 3 },
+      });
+    },
+  );
+
   it("empties the week that goes on, which takes its later days again", async ({ query, asOwner }) => {
     const at = MONDAY + 4 * DAY; // Friday: Monday to Wednesday are compacted
     await openDays(query, MONDAY, 7);

@@ -55,6 +55,22 @@ describe("rememberTokens()", () => {
     },
   );
 
+  it.each([[-0.001, true], [0, false]])(
+    "counts the 30 s of a good one from the question, not from its late answer: %d s past them it is taken, %s",
+    async (later, isTaken) => {
+      const { find, checkToken, clock } = build();
+      // The answer is as of the question: the token is revoked while it is on its way.
+      checkToken.mockImplementationOnce(() => {
+        clock.advance(5);
+        return Promise.resolve(SHOP);
+      });
+      expect(await find(token)).toEqual(SHOP);
+      clock.advance(GOOD_MILLISECONDS / 1000 - 5 + later);
+      expect(await find(token) !== null).toBe(isTaken);
+      expect(checkToken).toHaveBeenCalledTimes(isTaken ? 1 : 2);
+    },
+  );
+
   it("stops a revoked one within a minute", () => {
     expect(GOOD_MILLISECONDS).toBeLessThanOrEqual(60_000);
   });
@@ -141,6 +157,30 @@ describe("rememberTokens()", () => {
         status: 429,
         headers: { "retry-after": "5" },
       });
+    });
+
+    it("lets a good one that it does not know in, at a fair part of its tries", async () => {
+      const { find, rows, clock } = build();
+      // The same each time, and without a beat that the tries could fall in with.
+      let state = 1;
+      const chance = () => (state = (state * 48_271) % 2_147_483_647) / 2_147_483_647;
+      let wrong = 1_000_000;
+      let taken = 0;
+      await flood(find, 1000, 5000);
+      for (let nth = 0; nth < 30; nth += 1) {
+        // A second of 500 wrong ones, and the try of a good one at some time of it: two in five of these are let in.
+        const tryAt = Math.floor(chance() * 500);
+        for (let n = 0; n < 500; n += 1) {
+          clock.advance(chance() / 250);
+          await find(sampleAccessToken(wrong += 1)).catch(() => null);
+          if (n !== tryAt) continue;
+          clock.advance(chance() / 250);
+          const good = sampleAccessToken(nth);
+          rows.set(hashOf(good), SHOP);
+          taken += await find(good).catch(() => null) === null ? 0 : 1;
+        }
+      }
+      expect(taken).toBeGreaterThanOrEqual(6);
     });
 
     it("still takes and refreshes those it knows to be good", async () => {

@@ -376,6 +376,13 @@ describe("tokenOrKey()", () => {
     }
   });
 
+  it("says how to make a token that may, to one that may not", async () => {
+    await expect(build().judge({ bearer: READ })).rejects.toThrow(
+      "has not the scope ingest. Make one that has: " +
+        "select monitor.create_access_token('<name>', '{ingest}');",
+    );
+  });
+
   it("asks for a token once, and for a key never", async () => {
     const { judge, checkToken } = build();
     for (let n = 0; n < 10; n += 1) await judge({ bearer: INGEST });

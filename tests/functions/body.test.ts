@@ -1,7 +1,7 @@
 import { gzipSync } from "node:zlib";
 import fc from "fast-check";
 import { describe, expect, it, vi } from "vitest";
-import { readUnpacked } from "../../supabase/functions/_shared/body.ts";
+import { readBytes, readUnpacked } from "../../supabase/functions/_shared/body.ts";
 import { Problem } from "../../supabase/functions/_shared/problem.ts";
 import { request } from "../fixtures.ts";
 
@@ -99,6 +99,28 @@ describe("readUnpacked()", () => {
     expect(seen.isCancelled).toBe(true);
     expect(seen.bytes).toBeLessThan(LIMITS.sentBytes * 2);
   });
+
+  it.each(["one byte at a time", "in pieces of all sizes"])(
+    "puts together what comes %s, and holds on to no chunk",
+    async (how) => {
+      const bytes = noise(20_000);
+      // One and the same for all chunks, as of a sender who fills it again: a reader that kept it would have 20,000 times
+      // the last one.
+      const buffer = new Uint8Array(512);
+      let at = 0;
+      const body = new ReadableStream<Uint8Array>({
+        pull(controller) {
+          if (at === bytes.length) return controller.close();
+          const wanted = how === "one byte at a time" ? 1 : at % 512 + 1;
+          const piece = bytes.subarray(at, at + wanted);
+          buffer.set(piece);
+          at += piece.length;
+          controller.enqueue(buffer.subarray(0, piece.length));
+        },
+      }, { highWaterMark: 0 });
+      expect(await readBytes(body, LIMITS.sentBytes)).toEqual(bytes);
+    },
+  );
 
   it("unpacks no more of a bomb than it may", async () => {
     const bomb = new Uint8Array(gzipSync(new Uint8Array(64 * 1024 * 1024)));

@@ -83,6 +83,17 @@ describe("endpoint()", () => {
       },
     );
 
+    it("of 32 KiB of slashes is refused with 404", async () => {
+      const response = await fetch(request("POST", { path: `/test${"/".repeat(32_768)}x` }));
+      expect([response.status, await slugOf(response)]).toEqual([404, "path"]);
+    });
+
+    it("is found in one pass: one that looks again from every slash does not come back", () => {
+      const slashes = "/".repeat(2 ** 18);
+      expect(subPath(request("POST", { path: `/test${slashes}x` }), "test")).toBe(`${slashes}x`);
+      expect(subPath(request("POST", { path: `/test/a${slashes}` }), "test")).toBe("/a");
+    });
+
     it("does not matter to a function that names none", async () => {
       expect((await build().fetch(request("POST", { path: "/test/whatever" }))).status).toBe(200);
     });
@@ -139,7 +150,7 @@ describe("endpoint()", () => {
         "access-control-allow-origin": "https://admin.test",
         "access-control-allow-methods": "POST, OPTIONS",
         "access-control-allow-headers":
-          "apikey, authorization, content-type, x-client-info, x-run-id",
+          "apikey, authorization, content-encoding, content-type, x-client-info, x-run-id",
         "access-control-expose-headers": "x-run-id",
         "access-control-max-age": "600",
       });

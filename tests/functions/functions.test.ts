@@ -1,18 +1,36 @@
 import { Buffer } from "node:buffer";
+import { createHash } from "node:crypto";
 import { createServer, type IncomingMessage, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import process from "node:process";
 import { serve } from "@hono/node-server";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
-import { KEYS, OTHER_RUN_ID, sampleFactsRow, sampleToken, sampleVariables } from "../fixtures.ts";
+import {
+  KEYS,
+  OTHER_RUN_ID,
+  sampleAccessToken,
+  sampleFactsRow,
+  sampleToken,
+  sampleVariables,
+} from "../fixtures.ts";
 
-/** The four functions as they are wired, over real HTTP, on a stand-in of the REST API. */
+/** The five functions as they are wired, over real HTTP, on a stand-in of the REST API. */
 type Answer = (args: Record<string, unknown>, headers: IncomingMessage["headers"]) => unknown;
 
-const NAMES = ["collect-metrics", "detect-anomalies", "data-retention-cleanup", "health"] as const;
+const NAMES = [
+  "collect-metrics",
+  "detect-anomalies",
+  "data-retention-cleanup",
+  "health",
+  "ingest-metrics",
+] as const;
 const JOBS = NAMES.slice(0, 3);
 const ADMIN = sampleToken({ exp: Date.now() / 1000 + 3600, sub: "admin" });
 const USER = sampleToken({ exp: Date.now() / 1000 + 3600, sub: "user" });
+const TOKEN = sampleAccessToken(1);
+const READ_TOKEN = sampleAccessToken(2);
+const WRONG_TOKEN = sampleAccessToken(3);
+const hashOf = (token: string) => createHash("sha256").update(token).digest("hex");
 
 const ANSWERS: Record<string, Answer> = {
   is_admin: (_args, { authorization }) => authorization === `Bearer ${ADMIN}`,
@@ -48,6 +66,20 @@ const ANSWERS: Record<string, Answer> = {
     },
     ...{ more: false, detail: null },
   }),
+  check_access_token: ({ p_token_hash }) => {
+    const scope = p_token_hash === hashOf(TOKEN)
+      ? "ingest"
+      : p_token_hash === hashOf(READ_TOKEN)
+      ? "read"
+      : null;
+    return scope && { token_id: 1, name: "shop", scopes: [scope], expires_at: null };
+  },
+  ingest_samples: ({ p_series, p_positions }) => {
+    const [{ metric }] = p_series as [{ metric: string }];
+    if (metric === "broken") throw new Error("broken");
+    const inserted = (p_positions as number[]).length;
+    return { inserted, duplicates: 0, overflowed: 0, rejected: [] };
+  },
   read_health: () => sampleFactsRow(new Date()),
 };
 
@@ -91,6 +123,7 @@ beforeAll(async () => {
       "../../supabase/functions/data-retention-cleanup/index.ts"
     ),
     "health": await import("../../supabase/functions/health/index.ts"),
+    "ingest-metrics": await import("../../supabase/functions/ingest-metrics/index.ts"),
   };
   // Only now: a package warns of Node 20 when it is loaded.
   for (const level of ["info", "warn", "error"] as const) {
@@ -284,6 +317,55 @@ describe("GET health", () => {
   });
 });
 
+describe("POST ingest-metrics", () => {
+  const send = (token: string, samples: unknown[], header: "apikey" | "authorization") =>
+    post(
+      "ingest-metrics",
+      { [header]: header === "apikey" ? token : `Bearer ${token}` },
+      JSON.stringify({ samples }),
+    );
+  const good = [{ metric: "queue_depth", value: 1 }];
+
+  it.each(["apikey", "authorization"] as const)("takes a token in %s", async (header) => {
+    const { status, body } = await send(TOKEN, good, header);
+    expect([status, body.inserted]).toEqual([200, 1]);
+    expect(calls.at(-1)).toMatchObject({
+      rpc: "ingest_samples",
+      args: { p_positions: [1], p_values: [1] },
+      apikey: KEYS.default,
+      schema: "monitor",
+    });
+    expect(JSON.stringify(calls)).not.toContain(TOKEN);
+  });
+
+  it.each([[WRONG_TOKEN, 401], [`${TOKEN}0`, 401], [READ_TOKEN, 403], [USER, 401]])(
+    "refuses %s with %i, and repeats it to nobody",
+    async (token, expected) => {
+      for (const header of ["apikey", "authorization"] as const) {
+        const { status, body } = await send(token, good, header);
+        expect(status).toBe(expected);
+        expect(JSON.stringify(body)).not.toContain(token);
+      }
+      expect(called().filter((rpc) => rpc !== "check_access_token")).toEqual([]);
+    },
+  );
+
+  it("says nothing more of a surprise than that there was one", async () => {
+    const { status, body } = await send(TOKEN, [{ metric: "broken", value: 1 }], "apikey");
+    expect([status, body.type]).toEqual([500, "urn:pgvigil:problem:internal"]);
+    expect(JSON.stringify(body)).not.toContain("division");
+  });
+
+  it("logs what it refused, also where a token was sent for the name of a metric", async () => {
+    const samples = [...good, { metric: TOKEN, value: "1" }, { metric: `a ${TOKEN}`, value: 1 }];
+    const before = vi.mocked(console.warn).mock.calls.length;
+    const { status, body } = await send(TOKEN, samples, "authorization");
+    expect([status, body.rejected_count]).toEqual([200, 2]);
+    const lines = vi.mocked(console.warn).mock.calls.slice(before).map(([line]) => line);
+    expect(lines).toEqual([expect.stringContaining("pgv_…")]);
+  });
+});
+
 describe("the log", () => {
   it("is JSON by the line and has held no key nor token in all of this", () => {
     const lines = [console.info, console.warn, console.error]
@@ -291,7 +373,7 @@ describe("the log", () => {
     expect(lines.length).toBeGreaterThan(20);
     for (const line of lines) {
       expect(() => JSON.parse(line)).not.toThrow();
-      for (const secret of [...Object.values(KEYS), ADMIN, USER]) {
+      for (const secret of [...Object.values(KEYS), ADMIN, USER, TOKEN, READ_TOKEN, WRONG_TOKEN]) {
         expect(line).not.toContain(secret);
       }
     }

@@ -13,7 +13,11 @@ import {
 import { tokenOrKey } from "../../supabase/functions/_shared/auth.ts";
 import { type Database, DatabaseError } from "../../supabase/functions/_shared/database.ts";
 import { endpoint } from "../../supabase/functions/_shared/endpoint.ts";
-import { checkAccessToken, ingestionStore } from "../../supabase/functions/_shared/stores.ts";
+import {
+  CALL_SAMPLES_LIMIT,
+  checkAccessToken,
+  ingestionStore,
+} from "../../supabase/functions/_shared/stores.ts";
 import {
   BODY_LIMITS,
   ingestMetrics,
@@ -131,6 +135,30 @@ const histogram = (samples: number): JsonValue => {
   };
 };
 
+/** One point of a histogram under 29 labels of 2,000 characters, `le` not counted. */
+const histogramOf = (buckets: number): JsonValue => ({
+  resourceMetrics: [{
+    scopeMetrics: [{
+      metrics: [{
+        name: "h",
+        histogram: {
+          aggregationTemporality: 2,
+          dataPoints: [{
+            timeUnixNano: nanoseconds(NOON),
+            attributes: Array.from({ length: 29 }, (_, n) => ({
+              key: `label${n}`,
+              value: { stringValue: "x".repeat(2000) },
+            })),
+            count: "0",
+            explicitBounds: Array.from({ length: buckets - 1 }, (_, n) => n),
+            bucketCounts: Array.from({ length: buckets }, () => "0"),
+          }],
+        },
+      }],
+    }],
+  }],
+});
+
 const post = (path: string, body: BodyInit, headers: Record<string, string> = {}) =>
   request("POST", { path, body, headers });
 const slugOf = async (response: Response) =>
@@ -233,6 +261,31 @@ describe.each(ENCODINGS)("POST …/v1/metrics as $encoding", (otlp) => {
     expect(partialSuccess).toMatchObject({ rejectedDataPoints: 1n });
   });
 
+  it.each([[1, 0n], [2, 0n], [3, 1n]])(
+    "counts no target_info among the points, of %i points and resources that the database refused",
+    async (count, rejectedDataPoints) => {
+      const message = gauge([1, 2]) as {
+        resourceMetrics: { resource: { attributes: JsonValue[] } }[];
+      };
+      message.resourceMetrics[0]!.resource.attributes.push({
+        key: "host.name",
+        value: { stringValue: "a" },
+      });
+      const { fetch, ingestSamples } = build({
+        ingest: () => {
+          const reason = "there are too many metrics already";
+          const info = { metric: "target_info", reason, count: Math.min(count, 2) };
+          const rejected = count > 2 ? [info, { metric: "queue_depth", reason, count: 1 }] : [info];
+          return Promise.resolve({ inserted: 2, duplicates: 0, overflowed: 0, rejected });
+        },
+      });
+      const { partialSuccess } = await readAnswer(await fetch(send(message as never)));
+      expect(ingestSamples.mock.calls[0]![0].series.at(-1)!.metric).toBe("target_info");
+      expect(partialSuccess).toMatchObject({ rejectedDataPoints });
+      expect(partialSuccess!.errorMessage).toContain("of target_info: there are too many");
+    },
+  );
+
   it("warns of samples that went to the overflow series", async () => {
     const { fetch, lines } = build({
       ingest: () => Promise.resolve({ inserted: 2, duplicates: 0, overflowed: 2, rejected: [] }),
@@ -274,6 +327,32 @@ describe.each(ENCODINGS)("POST …/v1/metrics as $encoding", (otlp) => {
       expect(ingestSamples).toHaveBeenCalledTimes(status === 200 ? 1 : 0);
     },
   );
+
+  it.each([[16_000, 200], [17_000, 413]])(
+    "answers %i series of a service with a name of 2,000 characters with %i",
+    async (count, status) => {
+      const message = gauge(Array.from({ length: count }, () => 1)) as {
+        resourceMetrics: { resource: JsonValue }[];
+      };
+      message.resourceMetrics[0]!.resource = {
+        attributes: [{ key: "service.name", value: { stringValue: "x".repeat(2000) } }],
+      };
+      const { fetch, ingestSamples } = build();
+      const response = await fetch(send(message as never));
+      expect(response.status).toBe(status);
+      expect(ingestSamples).toHaveBeenCalledTimes(status === 200 ? 1 : 0);
+      if (status === 413) expect((await readStatus(response)).message).toContain("characters");
+    },
+  );
+
+  it("answers 20,000 buckets under 30 long labels with 413", async () => {
+    const message = histogramOf(20_000);
+    const { fetch, ingestSamples } = build();
+    const response = await fetch(send(message));
+    expect(response.status).toBe(413);
+    expect((await readStatus(response)).message).toContain("characters");
+    expect(ingestSamples).not.toHaveBeenCalled();
+  });
 
   it.each<[string, DatabaseError["kind"], number, string | null]>([
     ["timed out", "timed_out", 503, "5"],
@@ -344,13 +423,19 @@ describe.each(ENCODINGS)("POST …/v1/metrics as $encoding", (otlp) => {
 
   it("answers a body that is too large with 413", async () => {
     const { fetch } = build();
-    const sent = post(OTLP, new Uint8Array(BODY_LIMITS.sentBytes + 1), { "content-type": type });
-    const bomb = post(
-      OTLP,
-      new Uint8Array(gzipSync(new Uint8Array(BODY_LIMITS.unpackedBytes + 1))),
-      { "content-type": type, "content-encoding": "gzip" },
-    );
-    for (const request of [sent, bomb]) {
+    const { sentBytes, unpackedBytes } = BODY_LIMITS[otlp.encoding];
+    // No message in either encoding, and seen to be none at its first bytes.
+    const noise = (bytes: number) => new Uint8Array(bytes).fill(0xff);
+    const sent = (bytes: number) => post(OTLP, noise(bytes), { "content-type": type });
+    const bomb = (bytes: number) =>
+      post(OTLP, new Uint8Array(gzipSync(noise(bytes))), {
+        "content-type": type,
+        "content-encoding": "gzip",
+      });
+    for (const request of [sent(sentBytes), bomb(unpackedBytes)]) {
+      expect((await fetch(request)).status).toBe(400);
+    }
+    for (const request of [sent(sentBytes + 1), bomb(unpackedBytes + 1)]) {
       const response = await fetch(request);
       expect([response.status, response.headers.get("content-type")]).toEqual([413, type]);
     }
@@ -515,11 +600,33 @@ describe("POST ingest-metrics", () => {
     const gzip = { "content-encoding": "gzip" };
     expect((await fetch(post(PLAIN, packed.slice(0, -4), gzip))).status).toBe(400);
     const padded = (bytes: number) => `{"samples":[]}${" ".repeat(bytes - 14)}`;
-    expect((await fetch(post(PLAIN, padded(BODY_LIMITS.sentBytes)))).status).toBe(200);
-    expect((await fetch(post(PLAIN, padded(BODY_LIMITS.sentBytes + 1)))).status).toBe(413);
+    const { sentBytes, unpackedBytes } = BODY_LIMITS.json;
+    expect((await fetch(post(PLAIN, padded(sentBytes)))).status).toBe(200);
+    expect((await fetch(post(PLAIN, padded(sentBytes + 1)))).status).toBe(413);
     const out = (bytes: number) => post(PLAIN, new Uint8Array(gzipSync(padded(bytes))), gzip);
-    expect((await fetch(out(BODY_LIMITS.unpackedBytes))).status).toBe(200);
-    expect((await fetch(out(BODY_LIMITS.unpackedBytes + 1))).status).toBe(413);
+    expect((await fetch(out(unpackedBytes))).status).toBe(200);
+    expect((await fetch(out(unpackedBytes + 1))).status).toBe(413);
+  });
+
+  it.each([[1_000_000, 422], [1_000_001, 413]])(
+    "answers %i objects and lists with %i",
+    async (nodes, status) => {
+      // The object, the list of samples and one sample, which is a list, are three of them.
+      const body = `{"samples":[[${"[],".repeat(nodes - 4)}[]]]}`;
+      const response = await build().fetch(post(PLAIN, body));
+      expect(response.status).toBe(status);
+      if (status === 413) {
+        expect((await response.json()).detail).toContain("1000000 objects and lists");
+      }
+    },
+  );
+
+  it("answers a list of 999,999 empty samples with 413, for what it is and not for its samples", async () => {
+    const response = await build().fetch(
+      post(PLAIN, `{"samples":[${"[],".repeat(999_998)}[]]}`),
+    );
+    expect(response.status).toBe(413);
+    expect((await response.json()).detail).toContain("objects and lists");
   });
 
   it.each([[SAMPLES_LIMIT, 200], [SAMPLES_LIMIT + 1, 413]])(
@@ -546,8 +653,11 @@ describe("POST ingest-metrics", () => {
 });
 
 describe("a body", () => {
-  it("has 4 MiB at the most, and 16 unpacked", () => {
-    expect(BODY_LIMITS).toEqual({ sentBytes: 4_194_304, unpackedBytes: 16_777_216 });
+  it("has 4 MiB at the most, and unpacked 16 of protobuf and 6 of JSON", () => {
+    expect(BODY_LIMITS).toEqual({
+      protobuf: { sentBytes: 4_194_304, unpackedBytes: 16_777_216 },
+      json: { sentBytes: 4_194_304, unpackedBytes: 6_291_456 },
+    });
   });
 });
 
@@ -607,7 +717,57 @@ describe("ingestionStore()", () => {
         return new Promise((resolve) => resolve(parse(answer)));
       },
     };
-    return { store: ingestionStore(database), calls };
+    return { store: ingestionStore(database, () => NOON), calls };
+  };
+
+  it("sends less at a time when the database says it is too much, and gives up at one sample", async () => {
+    const sizes: number[] = [];
+    const refusing = (most: number): Database => ({
+      call: (_rpc, { p_positions }, parse) => {
+        const size = (p_positions as number[]).length;
+        sizes.push(size);
+        return size > most
+          ? Promise.reject(new DatabaseError("ingest_samples", "refused", "54000", "too many"))
+          : Promise.resolve(
+            parse({ inserted: size, duplicates: 0, overflowed: 0, rejected: [] }),
+          );
+      },
+    });
+    const five = {
+      ...batch,
+      positions: [1, 1, 1, 1, 1],
+      times: [1, 2, 3, 4, 5],
+      values: [0, 0, 0, 0, 0],
+    };
+    expect(await ingestionStore(refusing(2), () => NOON).ingestSamples(five))
+      .toMatchObject({ inserted: 5 });
+    expect(sizes).toEqual([5, 3, 2, 1, 2]);
+    await expect(ingestionStore(refusing(0), () => NOON).ingestSamples(batch)).rejects
+      .toMatchObject({ code: "54000" });
+  });
+
+  /** A database that takes so many seconds for each part, and the function on it. */
+  const taking = (seconds: number) => {
+    const clock = new Clock();
+    const call = vi.fn();
+    const database: Database = {
+      call: (_rpc, { p_positions }, parse) => {
+        call();
+        clock.advance(seconds);
+        const inserted = (p_positions as number[]).length;
+        return Promise.resolve(parse({ inserted, duplicates: 0, overflowed: 0, rejected: [] }));
+      },
+    };
+    return { store: ingestionStore(database, clock.now), call };
+  };
+  const parts = (count: number): SampleBatch => {
+    const samples = Array.from({ length: (count - 1) * CALL_SAMPLES_LIMIT + 1 }, (_, n) => n);
+    return {
+      series: batch.series,
+      positions: samples.map(() => 1),
+      times: samples.map((n) => NOON.getTime() + n),
+      values: samples,
+    };
   };
 
   it("hands a batch over as it is", async () => {
@@ -620,6 +780,47 @@ describe("ingestionStore()", () => {
       p_times: [NOON.getTime()],
       p_values: [0.5],
     }]]);
+  });
+
+  it.each([
+    [1, 60, 1],
+    [3, 9.999, 3],
+    [3, 10, 2],
+    [2, 20, 1],
+    [10, 2, 10],
+    [10, 2.5, 8],
+  ])("begins of %i parts of %d s each, in 20 s, %i", async (count, seconds, begun) => {
+    const { store, call } = taking(seconds);
+    const storing = store.ingestSamples(parts(count));
+    if (begun === count) {
+      expect((await storing).inserted).toBe((count - 1) * CALL_SAMPLES_LIMIT + 1);
+    } else {
+      await expect(storing).rejects.toMatchObject({ name: "DatabaseError", kind: "timed_out" });
+    }
+    expect(call).toHaveBeenCalledTimes(begun);
+  });
+
+  it("has the sender come again when the time was spent", async () => {
+    const { store } = taking(20);
+    const { fetch } = build({ ingest: store.ingestSamples });
+    const samples = Array.from(
+      { length: CALL_SAMPLES_LIMIT + 1 },
+      () => ({ metric: "a", value: 1 }),
+    );
+    const response = await fetch(post(PLAIN, JSON.stringify({ samples })));
+    expect([response.status, response.headers.get("retry-after"), await slugOf(response)])
+      .toEqual([503, "5", "database-unavailable"]);
+  });
+
+  it.each(["inserted", "duplicates", "overflowed"])("takes no negative %s", async (field) => {
+    const answer = { inserted: 0, duplicates: 0, overflowed: 0, rejected: [] };
+    await expect(answering({ ...answer, [field]: -1 }).store.ingestSamples(batch)).rejects
+      .toThrow();
+    const rejected = (count: number) => [{ metric: "a", reason: "b", count }];
+    expect(await answering({ ...answer, rejected: rejected(1) }).store.ingestSamples(batch))
+      .toMatchObject({ rejected: [{ count: 1 }] });
+    await expect(answering({ ...answer, rejected: rejected(-1) }).store.ingestSamples(batch))
+      .rejects.toThrow();
   });
 
   it.each([[null], [{}], [{ inserted: 1 }], [[]]])("refuses the answer %j", async (answer) => {

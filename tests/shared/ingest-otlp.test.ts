@@ -1,9 +1,10 @@
 import fc from "fast-check";
 import type { JsonValue } from "@bufbuild/protobuf";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { AttributeCache } from "../../shared/ingest/attribute-labels.ts";
 import { decodeOtlpJson } from "../../shared/ingest/decode-otlp.ts";
 import { DESCRIPTION_LIMIT, otlpToSamples } from "../../shared/ingest/otlp-to-samples.ts";
+import { CHARACTERS_LIMIT, SampleCollector } from "../../shared/ingest/sample-collector.ts";
 import {
   attributes,
   gauge,
@@ -30,6 +31,11 @@ function histogramPoint(more: object, labels: Record<string, JsonValue> = {}): J
 function histogram(name: string, points: JsonValue[], temporality = 2, more = {}): JsonValue {
   const dataPoints = { dataPoints: points, aggregationTemporality: temporality };
   return { name, histogram: dataPoints, ...more } as JsonValue;
+}
+
+function exponential(name: string, points: JsonValue[]): JsonValue {
+  const dataPoints = { dataPoints: points, aggregationTemporality: 2 };
+  return { name, exponentialHistogram: dataPoints } as JsonValue;
 }
 
 function summary(name: string, points: JsonValue[]): JsonValue {
@@ -158,9 +164,9 @@ describe("otlpToSamples(): kinds of metrics", () => {
   });
 
   it("says what to do instead of exponential histograms, by point", () => {
-    const dataPoints = [histogramPoint({ count: 1, scale: 2 }), histogramPoint({ count: 1 })];
+    const points = [{ count: 1, scale: 2 }, { count: 0, flags: 1 }, { count: 1, flags: 2 }];
     const { refused, batch, pointsAccepted } = translate(request([
-      { name: "e", exponentialHistogram: { dataPoints, aggregationTemporality: 2 } },
+      exponential("e", points.map((point) => histogramPoint(point))),
       gauge("fine", [point(1)]),
     ]));
     expect(refused).toEqual([
@@ -176,6 +182,7 @@ describe("otlpToSamples(): kinds of metrics", () => {
       sum("c", [point(1, {}, nothing)], CUMULATIVE),
       histogram("h", [histogramPoint(nothing)]),
       summary("s", [histogramPoint(nothing)]),
+      exponential("e", [histogramPoint(nothing)]),
     ]))).toEqual({
       batch: { series: [], positions: [], times: [], values: [] },
       refused: [],
@@ -295,6 +302,84 @@ describe("otlpToSamples(): refusals", () => {
   });
 });
 
+describe("otlpToSamples(): what one point may make", () => {
+  const tooLarge = expect.objectContaining({ name: "IngestError", kind: "too_large" });
+  const values = (count: number) =>
+    Array.from({ length: count }, () => ({ quantile: 2, value: 1 }));
+
+  // None of these points is good: with one sample more, nobody even looks whether it is.
+  it.each([
+    [
+      "buckets",
+      (count: number) =>
+        histogram("h", [histogramPoint({ count: 0, bucketCounts: Array(count).fill("0") })]),
+      "one count a bucket",
+    ],
+    [
+      "quantiles",
+      (count: number) => summary("s", [histogramPoint({ quantileValues: values(count) })]),
+      "between 0 and 1",
+    ],
+  ])("is 200,000 %s: beyond, none of them is made", (_, make, expected) => {
+    expect(judge(make(200_000))).toContain(expected);
+    expect(() => translate(request([make(200_001)]))).toThrow(tooLarge);
+  });
+
+  it("is labels of 2^25 characters, which are not put together before they are counted", () => {
+    const labels = Object.fromEntries(
+      Array.from({ length: 29 }, (_, n) => [`l${n}`, "x".repeat(2000)]),
+    );
+    const buckets = (count: number) =>
+      histogram("h", [histogramPoint({
+        count: 0,
+        explicitBounds: Array.from({ length: count - 1 }, (_, n) => n),
+        bucketCounts: Array(count).fill("0"),
+      }, labels)]);
+    const positions = vi.spyOn(Map.prototype, "get");
+    try {
+      // 29 labels of 2,000 characters and their names make 58,129 characters a series: 577 of them fit.
+      expect(judge(buckets(570))).toBe("taken");
+      positions.mockClear();
+      expect(() => translate(request([buckets(20_000)]))).toThrow(tooLarge);
+      const longest = positions.mock.calls.map(([key]) => typeof key === "string" ? key.length : 0);
+      expect(Math.max(0, ...longest)).toBeLessThan(2000);
+    } finally {
+      positions.mockRestore();
+    }
+  });
+
+  it.each([[0, false], [1, true]])(
+    "counts what all series of a request have: %i characters more than 2^25 are too many, %s",
+    (more, isTooMany) => {
+      const collector = new SampleCollector();
+      collector.countCharacters(CHARACTERS_LIMIT - 1);
+      const count = () => collector.countCharacters(1 + more);
+      if (isTooMany) expect(count).toThrow(tooLarge);
+      else expect(count).not.toThrow();
+    },
+  );
+
+  it("is nothing to be kept for metrics without a sample", () => {
+    const positionsOf = vi.spyOn(SampleCollector.prototype, "positionsOf");
+    try {
+      const refused = histogramPoint({ count: 0 }, many(31));
+      translate(request([
+        gauge("a", []),
+        gauge("b", [point(NaN)]),
+        histogram("c", []),
+        histogram("d", [refused]),
+        summary("e", []),
+        summary("f", [refused]),
+      ]));
+      expect(positionsOf).not.toHaveBeenCalled();
+      translate(request([gauge("a", [point(1), point(2)])]));
+      expect(positionsOf.mock.calls).toEqual([["a"]]);
+    } finally {
+      positionsOf.mockRestore();
+    }
+  });
+});
+
 describe("otlpToSamples(): labels", () => {
   it("writes every kind of value as text, and leaves out what is empty", () => {
     const { batch } = translate(request([gauge("g", [point(1, {
@@ -340,6 +425,48 @@ describe("otlpToSamples(): labels", () => {
       labels: { plain: 'a "quote"\n🙂\\', bad: "nul\ufffd" },
       description: "\ufffdd",
     });
+  });
+
+  it("tells the description of a metric once, with the first series that has it", () => {
+    const more = { description: "what it is" };
+    const resource = { "service.name": "shop", "host.name": "a" };
+    const one = request([
+      gauge("g", [point(1), point(2, { a: "b" })], more),
+      gauge("h", [point(3)]),
+      gauge("h", [point(4, { a: "b" }), point(5, { a: "c" })], more),
+      histogram(
+        "d",
+        [histogramPoint({ count: 1, explicitBounds: [1], bucketCounts: [1, 0] })],
+        2,
+        more,
+      ),
+    ], resource) as { resourceMetrics: JsonValue[] };
+    const other = request([gauge("g", [point(6, { a: "c" })], more)], {
+      ...resource,
+      "host.name": "b",
+    }) as { resourceMetrics: JsonValue[] };
+    const { batch } = translate({
+      resourceMetrics: [...one.resourceMetrics, ...other.resourceMetrics],
+    });
+    expect(batch.series.map(({ metric, description }) => [metric, description])).toEqual([
+      ["g", "what it is"],
+      ["g", ""],
+      ["h", ""],
+      ["h", "what it is"],
+      ["h", ""],
+      ["d_bucket", "what it is"],
+      ["d_bucket", ""],
+      ["d_count", "what it is"],
+      ["g", ""],
+      ["target_info", expect.stringMatching(/./)],
+      ["target_info", ""],
+    ]);
+  });
+
+  it("takes the attribute that SDKs send of what overflows in them", () => {
+    expect(showValues(translate(request([
+      sum("c", [point(1, { "otel.metric.overflow": { boolValue: true } })], CUMULATIVE),
+    ])))).toEqual(['c_total{otel_metric_overflow="true"} 1']);
   });
 
   it("knows a series again whatever the order of its attributes, and keeps both samples", () => {

@@ -71,6 +71,18 @@ describe("plainToSamples()", () => {
     ["a name that begins with a digit", { metric: "1a", value: 1 }, "the name is not"],
     ["a name with a line break", { metric: "a\n", value: 1 }, "the name is not"],
     ["no name", { value: 1 }, "no metric"],
+    ["target_info", { metric: "target_info", value: 1 }, "target_info is made of"],
+    ["more than that", { metric: "target_info_x", value: 1 }, "taken"],
+    [
+      "the label of the overflow",
+      { metric: "a", value: 1, labels: { otel_metric_overflow: "true" } },
+      "otel_metric_overflow is the monitor's own",
+    ],
+    [
+      "a label that begins as it does",
+      { metric: "a", value: 1, labels: { otel_metric_overflow_x: "true" } },
+      "taken",
+    ],
     ["no value", { metric: "a" }, "not a number"],
     ["a value in quotes", { metric: "a", value: "1" }, "not a number"],
     ["null", { metric: "a", value: null }, "not a number"],

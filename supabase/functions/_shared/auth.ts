@@ -118,7 +118,11 @@ export function tokenOrKey(
       );
     }
     if (!token.scopes.includes(scope)) {
-      throw new Problem("forbidden", `The access token has not the scope ${scope}.`);
+      throw new Problem(
+        "forbidden",
+        `The access token has not the scope ${scope}. Make one that has: ` +
+          `select monitor.create_access_token('<name>', '{${scope}}');`,
+      );
     }
     return { kind: "token", name: token.name };
   };

@@ -1,5 +1,6 @@
 /** Headers that a page may send along: those we read, and what supabase-js adds. */
-const REQUEST_HEADERS = "apikey, authorization, content-type, x-client-info, x-run-id";
+const REQUEST_HEADERS =
+  "apikey, authorization, content-encoding, content-type, x-client-info, x-run-id";
 
 /** How long a browser may remember the answer to a preflight. */
 const PREFLIGHT_SECONDS = 600;

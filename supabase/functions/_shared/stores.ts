@@ -208,10 +208,10 @@ export function retentionStore(database: Database): RetentionStore {
 /** Where samples go that others send. */
 export interface IngestionStore {
   /**
-   * {@link CALL_SAMPLES_LIMIT} in a transaction. What was stored before one of them failed stays: sending all again
-   * is right, and those are duplicates then.
+   * {@link CALL_SAMPLES_LIMIT} in a transaction, none begun after {@link INGESTION_SECONDS}. What was stored before one
+   * of them failed stays: sending all again is right, and those are duplicates then.
    *
-   * @throws {DatabaseError}
+   * @throws {DatabaseError} `timed_out` too when the time is spent and not all is stored
    */
   ingestSamples(batch: SampleBatch): Promise<IngestionResult>;
 }
@@ -219,20 +219,42 @@ export interface IngestionStore {
 /** Most samples of one call: they take some tenths of the 8 s that it may. */
 export const CALL_SAMPLES_LIMIT = 20_000;
 
-export function ingestionStore(database: Database): IngestionStore {
+/** How long the calls for one batch may take together: whoever sent it waits no longer, and would send it again. */
+export const INGESTION_SECONDS = 20;
+
+/** Samples of closed days: of more chunks than one call has the time to look into. Nothing was stored. */
+function isTooLateAtOnce(error: unknown): boolean {
+  // No SQLSTATE comes through from the local API, only the server's words.
+  return error instanceof DatabaseError &&
+    (error.code === "54000" || error.reason.includes("pairs of a series and a day"));
+}
+
+export function ingestionStore(database: Database, now: () => Date): IngestionStore {
   return {
     ingestSamples: async (batch) => {
       const results: IngestionResult[] = [];
+      const endsAt = now().getTime() + INGESTION_SECONDS * 1000;
       // One after another: of a series, increments have to come in the order of their times.
-      for (const { series, positions, times, values } of splitBatch(batch, CALL_SAMPLES_LIMIT)) {
-        results.push(
-          await database.call(
-            "ingest_samples",
-            { p_series: series, p_positions: positions, p_times: times, p_values: values },
-            (answer) => IngestionResult.parse(answer),
-          ),
-        );
-      }
+      const store = async (part: SampleBatch): Promise<void> => {
+        if (results.length > 0 && now().getTime() >= endsAt) {
+          const reason = `not all stored within ${INGESTION_SECONDS} s`;
+          throw new DatabaseError("ingest_samples", "timed_out", "", reason);
+        }
+        const { series, positions, times, values } = part;
+        try {
+          results.push(
+            await database.call(
+              "ingest_samples",
+              { p_series: series, p_positions: positions, p_times: times, p_values: values },
+              (answer) => IngestionResult.parse(answer),
+            ),
+          );
+        } catch (error) {
+          if (values.length === 1 || !isTooLateAtOnce(error)) throw error;
+          for (const half of splitBatch(part, Math.ceil(values.length / 2))) await store(half);
+        }
+      };
+      for (const part of splitBatch(batch, CALL_SAMPLES_LIMIT)) await store(part);
       const total = (of: (result: IngestionResult) => number) =>
         results.reduce((sum, result) => sum + of(result), 0);
       return {

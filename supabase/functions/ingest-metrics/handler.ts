@@ -19,6 +19,7 @@ import {
 import { IngestError } from "../../../shared/ingest/ingest-error.ts";
 import { otlpToSamples } from "../../../shared/ingest/otlp-to-samples.ts";
 import { plainToSamples } from "../../../shared/ingest/plain-to-samples.ts";
+import { TARGET_INFO } from "../../../shared/ingest/sample-grammar.ts";
 import { readUnpacked } from "../_shared/body.ts";
 import { type Call, subPath } from "../_shared/endpoint.ts";
 import { Problem } from "../_shared/problem.ts";
@@ -29,8 +30,16 @@ export const NAME = "ingest-metrics";
 const OTLP_PATH = "/v1/metrics";
 export const PATHS = ["", OTLP_PATH];
 
-/** Most bytes of a body. */
-export const BODY_LIMITS = { sentBytes: 4 * 1024 * 1024, unpackedBytes: 16 * 1024 * 1024 };
+const MIB = 1024 * 1024;
+
+/**
+ * Most bytes of a body. A request may take 2 s of processor and 256 MB on the platform, and JSON takes several times as
+ * much of both as the same bytes of protobuf.
+ */
+export const BODY_LIMITS = {
+  protobuf: { sentBytes: 4 * MIB, unpackedBytes: 16 * MIB },
+  json: { sentBytes: 4 * MIB, unpackedBytes: 6 * MIB },
+} as const;
 
 /** How many refusals an answer lists, and how many of them a message of OTLP names. */
 export const REFUSALS_LIMIT = 100;
@@ -62,7 +71,10 @@ export async function readDelivery(request: Request): Promise<Delivery> {
   if (encoding === "unknown") {
     throw new Problem("media-type", "OTLP is application/x-protobuf or application/json.");
   }
-  const bytes = await readUnpacked(request, BODY_LIMITS);
+  const bytes = await readUnpacked(
+    request,
+    encoding === "protobuf" ? BODY_LIMITS.protobuf : BODY_LIMITS.json,
+  );
   if (encoding === "plain") return { protocol: "plain", body: parseJson(readText(bytes)) };
   const decode = () =>
     encoding === "protobuf" ? decodeOtlpProtobuf(bytes) : decodeOtlpJson(readText(bytes));
@@ -122,9 +134,10 @@ function answerOtlp(
   pointsAccepted: number,
 ): Response {
   const { overflowed, rejected } = result;
-  // The database counts samples, of which a point may have made many.
-  const rejectedThere = countAll(rejected);
-  const rejectedDataPoints = refusedCount - rejectedThere + Math.min(rejectedThere, pointsAccepted);
+  // The database counts samples, of which a point may have made many; target_info is of no point.
+  const rejectedThere = countAll(rejected.filter(({ metric }) => metric !== TARGET_INFO));
+  const rejectedHere = refusedCount - countAll(rejected);
+  const rejectedDataPoints = rejectedHere + Math.min(rejectedThere, pointsAccepted);
   const warning = overflowed === 0
     ? []
     : [`${overflowed} samples of new series went to otel_metric_overflow: too many of a metric`];

@@ -6,7 +6,8 @@ import { endpoint } from "../_shared/endpoint.ts";
 import { ingestionStore } from "../_shared/stores.ts";
 import { ingestMetrics, NAME, PATHS, readDelivery, renderProblem } from "./handler.ts";
 
-const deps = { now: () => new Date(), cache: new AttributeCache(), ...ingestionStore(database) };
+const now = () => new Date();
+const deps = { now, cache: new AttributeCache(), ...ingestionStore(database, now) };
 const authorize = tokenOrKey("ingest");
 const input = readDelivery;
 
