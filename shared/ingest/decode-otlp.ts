@@ -69,6 +69,14 @@ export function decodeOtlpJson(text: string): OtlpRequest {
   } catch (cause) {
     throw new IngestError("malformed", "Cannot read the body: it is not JSON", { cause });
   }
+  // Unknown fields are to be ignored, but who sends nothing else has come to the wrong address.
+  const fields = isObject(json) ? Object.keys(json) : [];
+  if (fields.length > 0 && !fields.some((name) => /^resource_?metrics$/i.test(name))) {
+    throw new IngestError(
+      "malformed",
+      "Cannot read the body: it has no resourceMetrics. A list of samples goes to the address without /v1/metrics",
+    );
+  }
   let bytes: Uint8Array;
   try {
     // By way of the other encoding, so that what follows has one form to deal with and cannot tell them apart.
@@ -82,6 +90,10 @@ export function decodeOtlpJson(text: string): OtlpRequest {
     );
   }
   return decodeOtlpProtobuf(bytes);
+}
+
+function isObject(json: JsonValue): json is Record<string, JsonValue> {
+  return typeof json === "object" && json !== null && !Array.isArray(json);
 }
 
 function assertFewFields(bytes: Uint8Array): void {

@@ -377,7 +377,8 @@ begin
         v_is_overflow[sample.place] as is_overflow,
         v_is_delta[sample.place] as is_delta,
         coalesce(v_reasons[sample.place], case
-          when day.state is null or day.state = 'dropped' then case
+          when day.state = 'dropped' then 'its day was dropped'
+          when day.state is null then case
             when sample.at > date_part('epoch', p_now) * 1000 then 'too far ahead' else 'too old' end
           when (v_is_delta[sample.place] or v_is_overflow[sample.place]) and abs(sample.value) > c_largest_summand
             then 'is too large to be added up'

@@ -178,7 +178,7 @@ describe("monitor.cleanup_old_metrics()", () => {
         p_values: "{1}",
         p_now: iso(NOON),
       }),
-    ).toMatchObject({ inserted: 0, rejected: [{ reason: "too old", count: 1 }] });
+    ).toMatchObject({ inserted: 0, rejected: [{ reason: "its day was dropped", count: 1 }] });
     expect(await clean(query, { retention_days: 1 })).toMatchObject({ outcome: "nothing" });
   });
 

@@ -513,7 +513,7 @@ describe("monitor.ingest_samples(): late samples", () => {
       inserted: 1,
       duplicates: 0,
       overflowed: 0,
-      rejected: [{ metric, reason: "too old", count: 1 }],
+      rejected: [{ metric, reason: "its day was dropped", count: 1 }],
     });
   });
 

@@ -267,6 +267,15 @@ describe("decodeOtlpProtobuf()", () => {
   });
 });
 
+describe("decodeOtlpJson()", () => {
+  it("refuses what is meant for another address, and takes nothing at all", () => {
+    expect(() => decodeOtlpJson('{"samples":[{"metric":"a","value":1}]}'))
+      .toThrow(/no resourceMetrics.*without \/v1\/metrics/);
+    expect(decodeOtlpJson("{}").resourceMetrics).toEqual([]);
+    expect(decodeOtlpJson('{"resourceMetrics":[],"later":1}').resourceMetrics).toEqual([]);
+  });
+});
+
 describe("encodeExportResponse()", () => {
   it("is empty when there is nothing to say", () => {
     const outcome = { rejectedDataPoints: 0, errorMessage: "" };
