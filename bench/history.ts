@@ -91,6 +91,8 @@ export async function fillDay(
        from unnest($1::double precision[]) with ordinality as sample (value, place)`,
       [values, start.getTime(), first, samples.length, DAY_MS / samples[0]!.length],
     ));
+  // Autovacuum does so in the two days before a day is compacted.
+  await client.query(`vacuum analyze monitor.${partition}`);
 }
 
 /** One call of monitor.compact_samples: how many samples it encoded, and how long it took in seconds. */

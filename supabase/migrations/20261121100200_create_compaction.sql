@@ -245,7 +245,9 @@ begin
   select min(day) into v_oldest from monitor.sample_days where state in ('rows', 'sealed');
 
   if p_dry_run then
-    select jsonb_build_object('days', count(*)) into v_counts
+    select jsonb_strip_nulls(jsonb_build_object(
+      'days', count(*), 'late_samples_merged', (select nullif(count(*), 0) from monitor.late_samples)))
+    into v_counts
     from monitor.sample_days where state in ('rows', 'sealed') and day < v_today - p_keep_days + 1;
     return monitor.retention_result('metric_time_series', v_counts, '{}', 0,
       monitor.utc_midnight(greatest(v_oldest, v_today - p_keep_days + 1)), false, v_started_at);

@@ -186,6 +186,22 @@ describe("monitor.compact_samples()", () => {
     }
   });
 
+  it("tells in a dry run of late samples too", async ({ query }) => {
+    await openDays(query, CLOSED, 3);
+    const series = await addSeries(query, await addMetric(query), minutes(3));
+    await compactAll(query);
+    expect(await compact(query, { p_dry_run: true })).toMatchObject({
+      outcome: "nothing",
+      counts: { days: 0, contended: 0 },
+    });
+    await query("insert into monitor.late_samples values ($1, $2, 9)", [series, iso(CLOSED + 5)]);
+    expect(await compact(query, { p_dry_run: true })).toMatchObject({
+      outcome: "done",
+      counts: { days: 0, late_samples_merged: 1 },
+    });
+    expect(await compact(query)).toMatchObject({ counts: { late_samples_merged: 1 } });
+  });
+
   it("encodes about p_limit samples a call, and goes on where it stopped", async ({ query }) => {
     await openDays(query, CLOSED, 3);
     const metric = await addMetric(query);

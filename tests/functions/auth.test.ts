@@ -317,6 +317,14 @@ describe("tokenOrKey()", () => {
   }
   const holder = (name: string) => ({ kind: "token", name });
 
+  it.each<[string, Parameters<typeof headers>[0], RegExp]>([
+    ["a token without a scheme", { authorization: INGEST }, /must be: Bearer, a space/],
+    ["the publishable key", { apikey: KEYS.publishable }, /^A publishable key does not do here/],
+    ["no credentials", {}, /^Send an access token with the scope ingest/],
+  ])("tells the way out of %s", async (_name, credentials, words) => {
+    await expect(build().judge(credentials)).rejects.toThrow(words);
+  });
+
   const CASES: [string, Parameters<typeof headers>[0], unknown][] = [
     ["no credentials", {}, 401],
     ["a token", { bearer: INGEST }, holder("ingest")],

@@ -131,13 +131,19 @@ export function tokenOrKey(
     const apikey = request.headers.get("apikey");
     const authorization = request.headers.get("authorization");
     const bearer = authorization === null ? null : readBearer(authorization);
+    if (bearer === "") {
+      throw unauthenticated(
+        "Authorization must be: Bearer, a space, an access token or a secret key.",
+      );
+    }
     const credentials = new Set([bearer, apikey].filter((credential) => credential !== null));
     const callers: Caller[] = [];
     for (const credential of credentials) callers.push(await judge(credential));
     const caller = callers.find(({ kind }) => kind !== "public");
     if (caller !== undefined) return caller;
     throw unauthenticated(
-      `Send an access token with the scope ${scope}, or a secret key, as Authorization: Bearer or in the header apikey.`,
+      (credentials.size > 0 ? "A publishable key does not do here. " : "") +
+        `Send an access token with the scope ${scope}, or a secret key, as Authorization: Bearer or in the header apikey.`,
     );
   };
 }
