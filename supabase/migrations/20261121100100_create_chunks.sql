@@ -1,6 +1,7 @@
 -- Purpose:  where samples lie after their day has closed: arrays by series and day, hour rollups, samples that came late.
 -- Locks:    access exclusive on sample_days and metric_definitions while columns are added; both are small.
--- Undo:     closed days are in chunks only: decode them into rows first. drop table monitor.metric_chunks, monitor.chunk_times, monitor.metric_rollups, monitor.late_samples;
+-- Undo:     closed days are in chunks only: decode them into rows first. drop table monitor.metric_chunks,
+--           monitor.chunk_times, monitor.metric_rollups, monitor.late_samples;
 --           drop function monitor.ensure_chunk_partitions(date), monitor.encode_values(double precision[]),
 --           monitor.decimal_places(double precision[]),
 --           monitor.decode_values(smallint, bigint, boolean, "char"[], "char"[], "char"[], "char"[], double precision[]),

@@ -2,8 +2,7 @@
 -- Locks:    none.
 -- Undo:     drop function monitor.read_samples(jsonb, timestamptz, timestamptz, integer, integer), monitor.read_buckets(jsonb,
 --           timestamptz, timestamptz, interval, integer, integer), monitor.scan_series(integer[], timestamptz, timestamptz),
---           monitor.scan_rollups(integer[], timestamptz,
---           timestamptz), monitor.read_latest(jsonb, integer, integer);
+--           monitor.scan_rollups(integer[], timestamptz, timestamptz), monitor.read_latest(jsonb, integer, integer);
 --           run 20261121090300's read_samples and read_buckets, 20261121090600's missing_evidence and read_detection_page again.
 
 create function monitor.scan_series(p_series_ids integer[], p_from timestamptz, p_until timestamptz)

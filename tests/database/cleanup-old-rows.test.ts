@@ -410,6 +410,17 @@ describe("monitor.cleanup_own_table()", () => {
     expect(rows.map(({ runid }) => runid)).toEqual(kept);
   });
 
+  it.for([[8, 0], [9, 1]] as const)(
+    "of a dropped day of %i days ago forgets %i: a late sample would open one that is not known",
+    async ([age, deleted], { query, asOwner }) => {
+      await asOwner(
+        "insert into monitor.sample_days (day, state, state_since) values ($1, 'dropped', '2020-01-01')",
+        [iso(NOON - age * DAY).slice(0, 10)],
+      );
+      expect(await cleanOwnTable(query, "sample_days", 1)).toMatchObject({ counts: { deleted } });
+    },
+  );
+
   it("keeps a day that is not dropped, however long it has been as it is", async ({ query, asOwner }) => {
     await asOwner(
       "insert into monitor.sample_days (day, state_since) values ('2020-01-01', '2020-01-01')",

@@ -517,6 +517,19 @@ describe("monitor.ingest_samples(): late samples", () => {
     });
   });
 
+  it("takes no lock for days that cannot be opened, however many a request names", async ({ query }) => {
+    const metric = newName();
+    const sent = range(15_000).map((n): Sent => [1, NOON - n * DAY, n]);
+    expect(await ingest(query, [seriesOf(metric)], sent)).toMatchObject({
+      inserted: 8,
+      rejected: [{ metric, reason: "too old", count: 15_000 - 8 }],
+    });
+    const { rows } = await query(
+      "select count(*)::int as n from pg_locks where locktype = 'advisory' and objsubid = 2 and mode = 'ShareLock'",
+    );
+    expect(rows).toEqual([{ n: 8 }]);
+  });
+
   it("takes 2,000 late series of a day in one request, whatever else is in it", async ({ query }) => {
     const metric = await addMetric(query, { is_ingestible: true, series_limit: 3000 });
     const series = range(2001).map((n) => seriesOf(metric, { n: String(n) }));
