@@ -75,11 +75,15 @@ create table monitor.anomaly_detections (
   reviewed_at timestamp with time zone,
   reviewed_by text,
   run_id uuid,
+  kind text,
+  details jsonb,
   constraint anomaly_detections_band_in_order CHECK (((lower <= expected) AND (expected <= upper))),
+  constraint anomaly_detections_details_bounded CHECK (((jsonb_typeof(details) = 'object'::text) AND (pg_column_size(details) <= 4096))),
   constraint anomaly_detections_ended_reason_known CHECK ((ended_reason = ANY (ARRAY['recovered'::text, 'level_shift'::text, 'no_data'::text]))),
   constraint anomaly_detections_ended_reason_with_end CHECK (((ended_at IS NULL) = (ended_reason IS NULL))),
   constraint anomaly_detections_explanation_present CHECK ((explanation <> ''::text)),
   constraint anomaly_detections_in_order CHECK (((last_seen_at >= started_at) AND (ended_at >= started_at))),
+  constraint anomaly_detections_kind_known CHECK ((kind = ANY (ARRAY['spike'::text, 'drop'::text, 'level_shift'::text, 'trend'::text, 'variance'::text, 'shape'::text, 'flat_line'::text, 'drop_to_zero'::text, 'late'::text, 'missing'::text, 'counter_stopped'::text]))),
   constraint anomaly_detections_numbers_finite CHECK (((abs(lower) < 'Infinity'::double precision) AND (abs(upper) < 'Infinity'::double precision) AND (abs(observed) < 'Infinity'::double precision))),
   constraint anomaly_detections_pkey PRIMARY KEY (anomaly_id),
   constraint anomaly_detections_review_state_known CHECK ((review_state = ANY (ARRAY['open'::text, 'acknowledged'::text, 'resolved'::text, 'false_positive'::text, 'expected'::text, 'expired'::text]))),
@@ -90,6 +94,7 @@ create table monitor.anomaly_detections (
   constraint anomaly_detections_severity_known CHECK ((severity = ANY (ARRAY['info'::text, 'warning'::text, 'critical'::text])))
 );
 alter table monitor.anomaly_detections enable row level security;
+CREATE INDEX anomaly_detections_group_started_at_idx ON monitor.anomaly_detections USING btree (started_at) WHERE (group_id = anomaly_id);
 CREATE INDEX anomaly_detections_reviewed_at_idx ON monitor.anomaly_detections USING btree (reviewed_at);
 CREATE INDEX anomaly_detections_series_id_idx ON monitor.anomaly_detections USING btree (series_id);
 CREATE UNIQUE INDEX anomaly_detections_series_open_idx ON monitor.anomaly_detections USING btree (series_id) WHERE (ended_at IS NULL);
@@ -106,10 +111,12 @@ comment on column monitor.anomaly_detections.expected is 'In the metric''s unit 
 comment on column monitor.anomaly_detections.lower is 'Lower edge of the band of what was expected.';
 comment on column monitor.anomaly_detections.upper is 'Upper edge of the band of what was expected.';
 comment on column monitor.anomaly_detections.observed is 'The worst value seen so far.';
-comment on column monitor.anomaly_detections.score is 'How far the worst value is from what was expected, in robust standard deviations.';
+comment on column monitor.anomaly_detections.score is 'How strongly it says that something new has begun, 0-1. Of detectors before kinds: robust standard deviations.';
 comment on column monitor.anomaly_detections.sample_count is 'Samples outside the band so far.';
-comment on column monitor.anomaly_detections.group_id is 'Anomalies that began together share it; null while not grouped.';
+comment on column monitor.anomaly_detections.group_id is 'anomaly_id of the first of those that began within 5 minutes of it, itself included; null of those told before there were groups.';
 comment on column monitor.anomaly_detections.run_id is 'The run of detect-anomalies that touched it last; runs are kept less long.';
+comment on column monitor.anomaly_detections.kind is 'What kind of change it is by now; the last five are absences. Null of those told before there were kinds.';
+comment on column monitor.anomaly_detections.details is 'The numbers behind the explanation: scaleSeconds, perWeek, comparedWith, trainingCount, cycles, change, minimumChange. Null where there are none.';
 
 create table monitor.anomaly_detections_archive (
   anomaly_id bigint not null,
@@ -132,14 +139,18 @@ create table monitor.anomaly_detections_archive (
   reviewed_at timestamp with time zone,
   reviewed_by text,
   run_id uuid,
+  kind text,
+  details jsonb,
   constraint anomaly_detections_archive_pkey PRIMARY KEY (anomaly_id),
   constraint anomaly_detections_archive_reviewed CHECK ((reviewed_at IS NOT NULL)),
   constraint anomaly_detections_archive_series_id_fkey FOREIGN KEY (series_id) REFERENCES monitor.metric_series(series_id),
   constraint anomaly_detections_band_in_order CHECK (((lower <= expected) AND (expected <= upper))),
+  constraint anomaly_detections_details_bounded CHECK (((jsonb_typeof(details) = 'object'::text) AND (pg_column_size(details) <= 4096))),
   constraint anomaly_detections_ended_reason_known CHECK ((ended_reason = ANY (ARRAY['recovered'::text, 'level_shift'::text, 'no_data'::text]))),
   constraint anomaly_detections_ended_reason_with_end CHECK (((ended_at IS NULL) = (ended_reason IS NULL))),
   constraint anomaly_detections_explanation_present CHECK ((explanation <> ''::text)),
   constraint anomaly_detections_in_order CHECK (((last_seen_at >= started_at) AND (ended_at >= started_at))),
+  constraint anomaly_detections_kind_known CHECK ((kind = ANY (ARRAY['spike'::text, 'drop'::text, 'level_shift'::text, 'trend'::text, 'variance'::text, 'shape'::text, 'flat_line'::text, 'drop_to_zero'::text, 'late'::text, 'missing'::text, 'counter_stopped'::text]))),
   constraint anomaly_detections_numbers_finite CHECK (((abs(lower) < 'Infinity'::double precision) AND (abs(upper) < 'Infinity'::double precision) AND (abs(observed) < 'Infinity'::double precision))),
   constraint anomaly_detections_review_state_known CHECK ((review_state = ANY (ARRAY['open'::text, 'acknowledged'::text, 'resolved'::text, 'false_positive'::text, 'expected'::text, 'expired'::text]))),
   constraint anomaly_detections_reviewed_with_state CHECK ((((review_state = 'open'::text) = (reviewed_at IS NULL)) AND ((reviewed_at IS NULL) = (reviewed_by IS NULL)))),
@@ -162,10 +173,42 @@ comment on column monitor.anomaly_detections_archive.expected is 'In the metric'
 comment on column monitor.anomaly_detections_archive.lower is 'Lower edge of the band of what was expected.';
 comment on column monitor.anomaly_detections_archive.upper is 'Upper edge of the band of what was expected.';
 comment on column monitor.anomaly_detections_archive.observed is 'The worst value seen so far.';
-comment on column monitor.anomaly_detections_archive.score is 'How far the worst value is from what was expected, in robust standard deviations.';
+comment on column monitor.anomaly_detections_archive.score is 'As in anomaly_detections.';
 comment on column monitor.anomaly_detections_archive.sample_count is 'Samples outside the band so far.';
-comment on column monitor.anomaly_detections_archive.group_id is 'Anomalies that began together share it; null while not grouped.';
+comment on column monitor.anomaly_detections_archive.group_id is 'As in anomaly_detections.';
 comment on column monitor.anomaly_detections_archive.run_id is 'The run of detect-anomalies that touched it last; runs are kept less long.';
+comment on column monitor.anomaly_detections_archive.kind is 'As in anomaly_detections.';
+comment on column monitor.anomaly_detections_archive.details is 'As in anomaly_detections.';
+
+create table monitor.anomaly_feedback (
+  feedback_id bigint not null generated always as identity,
+  series_id integer not null,
+  label text not null,
+  span_since timestamp with time zone not null,
+  span_until timestamp with time zone not null,
+  note text,
+  created_by text not null,
+  created_at timestamp with time zone not null,
+  anomaly_id bigint,
+  constraint anomaly_feedback_anomaly_id_key UNIQUE (anomaly_id),
+  constraint anomaly_feedback_created_by_present CHECK ((created_by <> ''::text)),
+  constraint anomaly_feedback_in_order CHECK ((span_until >= span_since)),
+  constraint anomaly_feedback_label_known CHECK ((label = ANY (ARRAY['false_positive'::text, 'expected'::text, 'missed'::text]))),
+  constraint anomaly_feedback_note_bounded CHECK (((length(note) >= 1) AND (length(note) <= 2000))),
+  constraint anomaly_feedback_pkey PRIMARY KEY (feedback_id),
+  constraint anomaly_feedback_series_id_fkey FOREIGN KEY (series_id) REFERENCES monitor.metric_series(series_id) ON DELETE CASCADE
+);
+alter table monitor.anomaly_feedback enable row level security;
+CREATE INDEX anomaly_feedback_created_at_idx ON monitor.anomaly_feedback USING btree (created_at);
+CREATE INDEX anomaly_feedback_series_id_idx ON monitor.anomaly_feedback USING btree (series_id, span_until);
+create policy anomaly_feedback_select_authenticated on monitor.anomaly_feedback for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
+grant select on monitor.anomaly_feedback to authenticated;
+grant delete, insert, select, update on monitor.anomaly_feedback to service_role;
+comment on table monitor.anomaly_feedback is 'A person''s word on a span of a series, which the next replay respects. That of a review goes with the review: a later one replaces it or takes it back.';
+comment on column monitor.anomaly_feedback.label is 'false_positive: not to be told, and normal. expected: not to be told, and not normal either. missed: should have been told.';
+comment on column monitor.anomaly_feedback.span_since is 'Both ends belong to it.';
+comment on column monitor.anomaly_feedback.span_until is 'Of an anomaly that lasts: its newest suspicious sample, moved on with it.';
+comment on column monitor.anomaly_feedback.anomaly_id is 'The anomaly whose review it is, null for a span. No foreign key: the anomaly keeps its id when it moves to the archive.';
 
 create table monitor.audit_log (
   entry_id bigint not null generated always as identity,
@@ -205,24 +248,95 @@ comment on table monitor.chunk_times is 'When samples were taken, once for all c
 comment on column monitor.chunk_times.steps is 'Milliseconds from midnight UTC to the first sample, then from each to the next. Even steps compress to nearly nothing.';
 comment on column monitor.chunk_times.times_hash is 'SHA-256 of the times, array_send(decode_times(steps)): they are larger than an index entry may be.';
 
+create table monitor.deploy_marks (
+  deploy_mark_id bigint not null generated always as identity,
+  deployed_at timestamp with time zone not null,
+  label text not null,
+  matchers jsonb,
+  created_by text not null,
+  created_at timestamp with time zone not null,
+  constraint deploy_marks_created_by_present CHECK ((created_by <> ''::text)),
+  constraint deploy_marks_label_present CHECK (((label ~ '\S'::text) AND (length(label) <= 200))),
+  constraint deploy_marks_matchers_are_a_list CHECK (((jsonb_typeof(matchers) = 'array'::text) AND (pg_column_size(matchers) <= 8192))),
+  constraint deploy_marks_pkey PRIMARY KEY (deploy_mark_id)
+);
+alter table monitor.deploy_marks enable row level security;
+CREATE INDEX deploy_marks_deployed_at_idx ON monitor.deploy_marks USING btree (deployed_at);
+create policy deploy_marks_select_authenticated on monitor.deploy_marks for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
+grant select on monitor.deploy_marks to authenticated;
+grant delete, insert, select, update on monitor.deploy_marks to service_role;
+comment on table monitor.deploy_marks is 'A moment at which something was deployed: a level that changed there may be the new normal.';
+comment on column monitor.deploy_marks.label is 'What was deployed, e.g. a version.';
+comment on column monitor.deploy_marks.matchers is 'As in maintenance_windows.';
+
+create table monitor.detector_replays (
+  series_id integer not null,
+  version text,
+  reason text not null,
+  requested_at timestamp with time zone not null,
+  history_since timestamp with time zone,
+  cursor_at timestamp with time zone,
+  state jsonb,
+  memory text,
+  candidates jsonb,
+  slice_count integer not null default 0,
+  constraint detector_replays_candidates_bounded CHECK ((pg_column_size(candidates) <= 65536)),
+  constraint detector_replays_pkey PRIMARY KEY (series_id),
+  constraint detector_replays_reason_present CHECK ((reason <> ''::text)),
+  constraint detector_replays_series_id_fkey FOREIGN KEY (series_id) REFERENCES monitor.detector_states(series_id) ON DELETE CASCADE,
+  constraint detector_replays_started_whole CHECK (((num_nulls(version, history_since, cursor_at, state) = ANY (ARRAY[0, 4])) AND ((cursor_at IS NOT NULL) = (slice_count > 0)))),
+  constraint detector_replays_state_bounded CHECK (((octet_length((state)::text) + COALESCE(octet_length(memory), 0)) <= 16384))
+);
+alter table monitor.detector_replays enable row level security;
+CREATE INDEX detector_replays_requested_at_idx ON monitor.detector_replays USING btree (requested_at, series_id);
+create policy detector_replays_select_authenticated on monitor.detector_replays for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
+grant select on monitor.detector_replays to authenticated;
+grant delete, insert, select, update on monitor.detector_replays to service_role;
+comment on table monitor.detector_replays is 'A series whose stored history the detector judges again, a slice at a time, to find its threshold or to take over from another version. It is here while that is asked for or going on; detector_states serves untouched meanwhile.';
+comment on column monitor.detector_replays.version is 'Detector and version that replays; null before the first slice.';
+comment on column monitor.detector_replays.reason is 'What asked last: settings, feedback, version, weekly, ...';
+comment on column monitor.detector_replays.requested_at is 'The oldest request has its turn first.';
+comment on column monitor.detector_replays.history_since is 'Where the replayed history begins; null before the first slice.';
+comment on column monitor.detector_replays.cursor_at is 'Newest sample replayed; null before the first slice.';
+comment on column monitor.detector_replays.state is 'As in detector_states, of the replay.';
+comment on column monitor.detector_replays.memory is 'As in detector_states, of the replay.';
+comment on column monitor.detector_replays.candidates is 'What would be told at a low threshold, as the function keeps it.';
+
 create table monitor.detector_states (
   series_id integer not null,
   version text not null,
   state jsonb not null,
   last_sample_at timestamp with time zone not null,
   updated_at timestamp with time zone not null default now(),
+  memory text,
+  threshold double precision,
+  calibrated_at timestamp with time zone,
+  calibration jsonb,
+  forecast jsonb,
+  silent_at timestamp with time zone,
+  constraint detector_states_calibration_bounded CHECK ((pg_column_size(calibration) <= 8192)),
+  constraint detector_states_forecast_bounded CHECK ((pg_column_size(forecast) <= 16384)),
   constraint detector_states_pkey PRIMARY KEY (series_id),
   constraint detector_states_series_id_fkey FOREIGN KEY (series_id) REFERENCES monitor.metric_series(series_id) ON DELETE CASCADE,
-  constraint detector_states_state_bounded CHECK ((octet_length((state)::text) <= 16384))
+  constraint detector_states_state_bounded CHECK (((octet_length((state)::text) + COALESCE(octet_length(memory), 0)) <= 16384)),
+  constraint detector_states_threshold_in_range CHECK (((threshold > (0)::double precision) AND (threshold <= (1)::double precision)))
 );
 alter table monitor.detector_states enable row level security;
+CREATE INDEX detector_states_calibrated_at_idx ON monitor.detector_states USING btree (COALESCE(calibrated_at, '-infinity'::timestamp with time zone), series_id);
+CREATE INDEX detector_states_version_idx ON monitor.detector_states USING btree (version);
 create policy detector_states_select_authenticated on monitor.detector_states for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
 grant select on monitor.detector_states to authenticated;
 grant delete, insert, select, update on monitor.detector_states to service_role;
 comment on table monitor.detector_states is 'Where the detector of a series left off.';
-comment on column monitor.detector_states.version is 'Detector and version that wrote the state; another one starts afresh.';
-comment on column monitor.detector_states.state is 'The detector''s own, at most 16 KiB as text.';
+comment on column monitor.detector_states.version is 'Detector and version that wrote the state. Another one starts afresh, or replays the stored history and takes over then.';
+comment on column monitor.detector_states.state is 'The small part of what the detector remembers, written by every run; with memory at most 16 KiB as text.';
 comment on column monitor.detector_states.last_sample_at is 'Newest sample judged. Samples that arrive later with an earlier time are not judged any more.';
+comment on column monitor.detector_states.memory is 'The large part, written about once an hour; null before there is any.';
+comment on column monitor.detector_states.threshold is 'Score (0-1] from which a change is told, as a replay found it for the budget of the metric; null before the first: 0.5.';
+comment on column monitor.detector_states.calibrated_at is 'When a replay last ended; null before the first.';
+comment on column monitor.detector_states.calibration is 'What that replay found: {days, candidates, told, budget, ...}; with failed, why it could not.';
+comment on column monitor.detector_states.forecast is '{from, stepMs, expected, lower, upper}: from, in ms, is where the first of equal steps of stepMs begins; what was expected of the last day and is of the coming one, and the band, in the metric''s unit (a counter''s rate per second), null where not known.';
+comment on column monitor.detector_states.silent_at is 'From when on it is an anomaly that no sample comes; null when that is not known or has been told.';
 
 create table monitor.evidence_samples (
   owner_kind text not null,
@@ -417,6 +531,30 @@ grant insert, select on monitor.late_samples to service_role;
 comment on table monitor.late_samples is 'A sample that came after its day had closed. Readers see it at once, compaction adds it to the day''s chunk. Never one that is there already: the first write wins.';
 comment on column monitor.late_samples.value is 'In the unit of its metric.';
 
+create table monitor.maintenance_windows (
+  maintenance_window_id bigint not null generated always as identity,
+  matchers jsonb,
+  starts_at timestamp with time zone not null,
+  ends_at timestamp with time zone not null,
+  reason text not null,
+  created_by text not null,
+  created_at timestamp with time zone not null,
+  constraint maintenance_windows_created_by_present CHECK ((created_by <> ''::text)),
+  constraint maintenance_windows_in_order CHECK ((ends_at >= starts_at)),
+  constraint maintenance_windows_matchers_are_a_list CHECK (((jsonb_typeof(matchers) = 'array'::text) AND (pg_column_size(matchers) <= 8192))),
+  constraint maintenance_windows_pkey PRIMARY KEY (maintenance_window_id),
+  constraint maintenance_windows_reason_present CHECK (((reason ~ '\S'::text) AND (length(reason) <= 2000)))
+);
+alter table monitor.maintenance_windows enable row level security;
+CREATE INDEX maintenance_windows_ends_at_idx ON monitor.maintenance_windows USING btree (ends_at);
+create policy maintenance_windows_select_authenticated on monitor.maintenance_windows for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
+grant select on monitor.maintenance_windows to authenticated;
+grant delete, insert, select, update on monitor.maintenance_windows to service_role;
+comment on table monitor.maintenance_windows is 'A time in which nothing of some series is told and nothing is learned from them.';
+comment on column monitor.maintenance_windows.matchers is 'Which series: [{name, op, value}] as monitor.read_samples takes them. Null: all.';
+comment on column monitor.maintenance_windows.ends_at is 'As planned or, once ended early, as it was. Equal to starts_at: called off before it began.';
+comment on column monitor.maintenance_windows.reason is 'Why, for who finds silence later.';
+
 create table monitor.metric_chunks (
   series_id integer not null,
   day date not null,
@@ -492,18 +630,20 @@ create table monitor.metric_definitions (
   kind text not null default 'gauge'::text,
   description text not null,
   detection_enabled boolean not null default true,
-  detection_direction text not null default 'both'::text,
-  detection_sensitivity text not null default 'normal'::text,
-  minimum_change double precision not null default 0,
+  detection_direction text not null default 'auto'::text,
+  minimum_change double precision,
   is_ingestible boolean not null default false,
   series_limit integer not null default 1000,
+  detection_budget double precision not null default 1,
+  minimum_change_ratio double precision,
   constraint metric_definitions_category_known CHECK ((category = ANY (ARRAY['performance'::text, 'security'::text, 'workflow'::text, 'monitoring'::text, 'system'::text]))),
   constraint metric_definitions_description_present CHECK ((description <> ''::text)),
-  constraint metric_definitions_detection_direction_known CHECK ((detection_direction = ANY (ARRAY['both'::text, 'up'::text, 'down'::text]))),
-  constraint metric_definitions_detection_sensitivity_known CHECK ((detection_sensitivity = ANY (ARRAY['low'::text, 'normal'::text, 'high'::text]))),
+  constraint metric_definitions_detection_budget_in_range CHECK (((detection_budget >= (0.01)::double precision) AND (detection_budget <= (100)::double precision))),
+  constraint metric_definitions_detection_direction_known CHECK ((detection_direction = ANY (ARRAY['auto'::text, 'both'::text, 'up'::text, 'down'::text]))),
   constraint metric_definitions_kind_known CHECK ((kind = ANY (ARRAY['gauge'::text, 'counter'::text]))),
   constraint metric_definitions_metric_shape CHECK ((metric ~ '^[a-zA-Z_:][a-zA-Z0-9_:]{0,199}$'::text)),
   constraint metric_definitions_minimum_change_finite CHECK (((minimum_change >= (0)::double precision) AND (minimum_change < 'Infinity'::double precision))),
+  constraint metric_definitions_minimum_change_ratio_finite CHECK (((minimum_change_ratio >= (0)::double precision) AND (minimum_change_ratio < 'Infinity'::double precision))),
   constraint metric_definitions_pkey PRIMARY KEY (metric),
   constraint metric_definitions_series_limit_in_range CHECK (((series_limit >= 1) AND (series_limit <= 100000))),
   constraint metric_definitions_unit_present CHECK ((unit <> ''::text))
@@ -511,17 +651,19 @@ create table monitor.metric_definitions (
 alter table monitor.metric_definitions enable row level security;
 create policy metric_definitions_select_authenticated on monitor.metric_definitions for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
 CREATE TRIGGER metric_definitions_record_change AFTER INSERT OR DELETE OR UPDATE ON monitor.metric_definitions FOR EACH ROW EXECUTE FUNCTION monitor.record_change();
+CREATE TRIGGER metric_definitions_request_replays AFTER UPDATE ON monitor.metric_definitions FOR EACH ROW WHEN ((((((old.detection_budget IS DISTINCT FROM new.detection_budget) OR (old.detection_direction IS DISTINCT FROM new.detection_direction)) OR (old.minimum_change IS DISTINCT FROM new.minimum_change)) OR (old.minimum_change_ratio IS DISTINCT FROM new.minimum_change_ratio)) OR (old.kind IS DISTINCT FROM new.kind))) EXECUTE FUNCTION monitor.request_replays_of_metric();
 grant select on monitor.metric_definitions to authenticated;
 grant insert, select, update on monitor.metric_definitions to service_role;
 comment on table monitor.metric_definitions is 'A metric. A sample of a metric that is not here is refused, so this is the one registry of names.';
 comment on column monitor.metric_definitions.metric is 'Name in Prometheus'' grammar, at most 200 characters.';
 comment on column monitor.metric_definitions.unit is 'Unit of every value: count, percent, seconds, minutes, bytes, ratio, ...';
 comment on column monitor.metric_definitions.kind is 'gauge: goes up and down. counter: only grows, or starts again at 0; read it by its rate.';
-comment on column monitor.metric_definitions.detection_direction is 'Which way a change has to go to be an anomaly.';
-comment on column monitor.metric_definitions.detection_sensitivity is 'How easily a change is an anomaly: low, normal, high. High is louder for every metric.';
-comment on column monitor.metric_definitions.minimum_change is 'In the metric''s unit: a smaller change is never an anomaly, however unusual. For a counter, per second.';
+comment on column monitor.metric_definitions.detection_direction is 'Which way a change has to go to be an anomaly. auto: inferred from unit and kind.';
+comment on column monitor.metric_definitions.minimum_change is 'In the metric''s unit: a smaller change is never an anomaly, however unusual. For a counter, per second. 0: no limit. Null: inferred from unit and kind.';
 comment on column monitor.metric_definitions.is_ingestible is 'Whether senders may write it. The monitor''s own metrics are false; what a sender brings is registered as true.';
 comment on column monitor.metric_definitions.series_limit is 'Most series the metric may have; further sets of labels go to its series {otel_metric_overflow="true"}.';
+comment on column monitor.metric_definitions.detection_budget is 'Anomalies told a week and series at most, from 0.01 to 100. The sensitivities low, normal and high are 0.25, 1 and 4.';
+comment on column monitor.metric_definitions.minimum_change_ratio is 'As a share of what was expected: a smaller change is never an anomaly. 0: no limit. Null: inferred from unit and kind.';
 
 create table monitor.metric_rollups (
   series_id integer not null,
@@ -608,8 +750,8 @@ CASE
     WHEN (entity = 'metric_rollups'::text) THEN (action = ANY (ARRAY['drop_months'::text, 'keep'::text]))
     WHEN (entity = 'anomaly_detections'::text) THEN (action = ANY (ARRAY['archive'::text, 'keep'::text]))
     WHEN (entity = 'evidence_samples'::text) THEN (action = ANY (ARRAY['with_owner'::text, 'keep'::text]))
-    WHEN (entity = ANY (ARRAY['detector_states'::text, 'incident_events'::text, 'incident_alerts'::text, 'incident_anomalies'::text, 'chunk_times'::text, 'late_samples'::text])) THEN (action = 'with_owner'::text)
-    WHEN (entity = ANY (ARRAY['anomaly_detections_archive'::text, 'system_alerts'::text, 'incidents'::text, 'job_runs'::text, 'retention_runs'::text, 'audit_log'::text, 'sample_days'::text, 'metric_series'::text, 'cron.job_run_details'::text])) THEN (action = ANY (ARRAY['delete'::text, 'keep'::text]))
+    WHEN (entity = ANY (ARRAY['detector_states'::text, 'detector_replays'::text, 'incident_events'::text, 'incident_alerts'::text, 'incident_anomalies'::text, 'chunk_times'::text, 'late_samples'::text])) THEN (action = 'with_owner'::text)
+    WHEN (entity = ANY (ARRAY['anomaly_detections_archive'::text, 'system_alerts'::text, 'incidents'::text, 'job_runs'::text, 'retention_runs'::text, 'audit_log'::text, 'sample_days'::text, 'metric_series'::text, 'anomaly_feedback'::text, 'maintenance_windows'::text, 'deploy_marks'::text, 'cron.job_run_details'::text])) THEN (action = ANY (ARRAY['delete'::text, 'keep'::text]))
     ELSE (action = 'keep'::text)
 END),
   constraint retention_policies_keep_days_in_range CHECK (((keep_days >= 1) AND (keep_days <= 36500))),
@@ -783,6 +925,21 @@ end;
 $function$;
 grant execute on function monitor.check_access_token(text,timestamp with time zone) to service_role;
 comment on function monitor.check_access_token(text,timestamp with time zone) is 'Whose the token of this SHA-256 (hexadecimal) is: {token_id, name, scopes, expires_at (ms since 1970, null: never)}, or null when there is none, or it has expired or been revoked. Notes its use, at most once a minute. Errors: 22023 for what is no hash.';
+
+CREATE OR REPLACE FUNCTION monitor.check_matchers(p_matchers jsonb)
+ RETURNS void
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+AS $function$
+begin
+  perform from monitor.match_series(p_matchers, 0, 1); -- knows what is malformed
+  -- Each by itself, and against something: a pattern that is none between the anchors would stop every run that meets it, and
+  -- match_series tries only those that the other matchers leave it a series for.
+  perform monitor.satisfies_matchers('', '{}', jsonb_build_array(matcher)) from jsonb_array_elements(p_matchers) as matcher;
+end;
+$function$;
+comment on function monitor.check_matchers(jsonb) is 'Refuses matchers that monitor.satisfies_matchers could not take later. Errors: 22023 for malformed ones, 2201B for a pattern that is none.';
 
 CREATE OR REPLACE FUNCTION monitor.check_retention_limit(p_limit integer)
  RETURNS void
@@ -993,6 +1150,65 @@ end;
 $function$;
 grant execute on function monitor.check_setup(timestamp with time zone) to service_role;
 comment on function monitor.check_setup(timestamp with time zone) is 'One row a requirement of a working setup: requirement, status (ok, failed, unknown), detail, and the exact fix when it is not ok. Shows no secret.';
+
+CREATE OR REPLACE FUNCTION monitor.cleanup_detection_labels(p_entity text, retention_days integer, p_now timestamp with time zone DEFAULT now(), p_dry_run boolean DEFAULT false, p_limit integer DEFAULT 5000)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_started_at  timestamptz := clock_timestamp();
+  v_cutoff      timestamptz := monitor.retention_cutoff(retention_days, p_now);
+  v_due         integer;
+  v_deleted     integer;
+  v_oldest      timestamptz;
+begin
+  perform monitor.check_retention_limit(p_limit);
+  -- One static statement an entity: nothing here is put together from strings.
+  if p_entity = 'anomaly_feedback' then
+    select count(*) into v_due from monitor.anomaly_feedback where created_at < v_cutoff;
+    if not p_dry_run then
+      delete from monitor.anomaly_feedback where feedback_id in (
+        select feedback_id from monitor.anomaly_feedback where created_at < v_cutoff
+        order by created_at limit p_limit for update skip locked);
+      get diagnostics v_deleted = row_count;
+    end if;
+    select min(created_at) into v_oldest from monitor.anomaly_feedback where not p_dry_run or created_at >= v_cutoff;
+  elsif p_entity = 'maintenance_windows' then
+    select count(*) into v_due from monitor.maintenance_windows where ends_at < v_cutoff;
+    if not p_dry_run then
+      delete from monitor.maintenance_windows where maintenance_window_id in (
+        select maintenance_window_id from monitor.maintenance_windows where ends_at < v_cutoff
+        order by ends_at limit p_limit for update skip locked);
+      get diagnostics v_deleted = row_count;
+    end if;
+    select min(ends_at) into v_oldest from monitor.maintenance_windows where not p_dry_run or ends_at >= v_cutoff;
+  elsif p_entity = 'deploy_marks' then
+    select count(*) into v_due from monitor.deploy_marks where deployed_at < v_cutoff;
+    if not p_dry_run then
+      delete from monitor.deploy_marks where deploy_mark_id in (
+        select deploy_mark_id from monitor.deploy_marks where deployed_at < v_cutoff
+        order by deployed_at limit p_limit for update skip locked);
+      get diagnostics v_deleted = row_count;
+    end if;
+    select min(deployed_at) into v_oldest from monitor.deploy_marks where not p_dry_run or deployed_at >= v_cutoff;
+  else
+    raise exception 'no clean-up is written for %', p_entity
+      using errcode = 'invalid_parameter_value', hint = 'See monitor.retention_policies.';
+  end if;
+
+  if p_dry_run then
+    v_deleted := v_due;
+  end if;
+  return monitor.retention_result(
+    p_entity, jsonb_build_object('deleted', v_deleted), '{}',
+    -- Fewer than there was room for: the others were locked.
+    case when p_dry_run then 0 else greatest(least(v_due, p_limit) - v_deleted, 0) end,
+    v_oldest, not p_dry_run and v_deleted > 0 and v_due > v_deleted, v_started_at);
+end;
+$function$;
+grant execute on function monitor.cleanup_detection_labels(text,integer,timestamp with time zone,boolean,integer) to service_role;
+comment on function monitor.cleanup_detection_labels(text,integer,timestamp with time zone,boolean,integer) is 'Deletes feedback that was given, maintenance that ended or deploys that were more than retention_days ago, at most p_limit a call, oldest first. Returns as monitor.retention_result. Errors: 22023 for another entity or an argument out of range.';
 
 CREATE OR REPLACE FUNCTION monitor.cleanup_evidence(p_now timestamp with time zone DEFAULT now(), p_dry_run boolean DEFAULT false, p_limit integer DEFAULT 20000)
  RETURNS jsonb
@@ -1240,7 +1456,8 @@ begin
     ), archived as (
       insert into monitor.anomaly_detections_archive (
         anomaly_id, series_id, detector_version, started_at, last_seen_at, ended_at, ended_reason, expected, lower,
-        upper, observed, score, severity, explanation, sample_count, group_id, review_state, reviewed_at, reviewed_by, run_id
+        upper, observed, score, severity, explanation, sample_count, group_id, review_state, reviewed_at, reviewed_by, run_id,
+        kind, details
       )
       select
         anomaly_id, series_id, detector_version, started_at, last_seen_at,
@@ -1249,7 +1466,7 @@ begin
         case when review_state in ('open', 'acknowledged') then 'expired' else review_state end,
         case when review_state in ('open', 'acknowledged') then p_now else reviewed_at end,
         case when review_state in ('open', 'acknowledged') then 'retention policy' else reviewed_by end,
-        run_id
+        run_id, kind, details
       from moved
       returning review_state
     )
@@ -2251,9 +2468,20 @@ begin
   ) then
     perform monitor.invoke_function('data-retention-cleanup', p_now);
   end if;
+
+  if (
+    select run.state = 'succeeded' and run.finished_at > p_now - interval '1 day'
+      and run.result -> 'replay' ->> 'pending' = 'true'
+    from monitor.job_runs as run
+    where run.job = 'detect-anomalies'
+    order by run.scheduled_at desc, run.queued_at desc nulls last
+    limit 1
+  ) then
+    perform monitor.invoke_function('detect-anomalies', p_now);
+  end if;
 end;
 $function$;
-comment on function monitor.continue_jobs(timestamp with time zone) is 'Calls data-retention-cleanup again when its last run left work: once a day would be too rare for what takes longer than a call.';
+comment on function monitor.continue_jobs(timestamp with time zone) is 'Calls data-retention-cleanup again when its last run left work: once a day would be too rare for what takes longer than a call. Calls detect-anomalies again when its last run left replays pending.';
 
 CREATE OR REPLACE FUNCTION monitor.copy_evidence(p_anomaly_id bigint)
  RETURNS integer
@@ -2630,6 +2858,29 @@ end;
 $function$;
 comment on function monitor.encode_values(double precision[]) is 'The values as metric_chunks keeps them: as bytes in planes where that gives back every bit, else as they are. Errors: 22023 for an empty array or one with nulls.';
 
+CREATE OR REPLACE FUNCTION monitor.end_maintenance(p_maintenance_window_id bigint, p_now timestamp with time zone DEFAULT now())
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+begin
+  if not monitor.may_administer() then
+    raise exception 'only an admin may end maintenance' using errcode = 'insufficient_privilege';
+  end if;
+  update monitor.maintenance_windows
+  set ends_at = least(ends_at, greatest(starts_at, p_now))
+  where maintenance_window_id = p_maintenance_window_id;
+  if not found then
+    raise exception 'no such maintenance window: %', p_maintenance_window_id
+      using errcode = 'no_data_found', hint = 'Those planned are the rows of monitor.maintenance_windows.';
+  end if;
+end;
+$function$;
+grant execute on function monitor.end_maintenance(bigint,timestamp with time zone) to authenticated;
+grant execute on function monitor.end_maintenance(bigint,timestamp with time zone) to service_role;
+comment on function monitor.end_maintenance(bigint,timestamp with time zone) is 'Ends maintenance now, or calls it off before it begins. One that has ended stays as it is. Errors: 42501 for a user who is no admin, P0002 for an unknown window.';
+
 CREATE OR REPLACE FUNCTION monitor.ensure_chunk_partitions(p_day date)
  RETURNS integer
  LANGUAGE plpgsql
@@ -2808,6 +3059,33 @@ $function$;
 grant execute on function monitor.ingest_samples(jsonb,integer[],bigint[],double precision[],timestamp with time zone) to service_role;
 comment on function monitor.ingest_samples(jsonb,integer[],bigint[],double precision[],timestamp with time zone) is 'monitor.write_samples for what senders bring.';
 
+CREATE OR REPLACE FUNCTION monitor.interpolate(p_steps double precision[], p_place double precision)
+ RETURNS double precision
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO ''
+AS $function$
+  -- Halfway to the neighbour that is nearer, if there is one: steps are known at their centres.
+  select case
+    when p_place < 0 or p_place >= cardinality(p_steps) then null
+    when abs(beside.value - own.value) > 1e-280
+      then own.value + (beside.value - own.value) * abs(p_place - floor(p_place) - 0.5)
+    else own.value
+  end
+  from (select floor(p_place)::integer + 1 as place) as step
+  cross join lateral (
+    -- Differences of larger ones would overflow, which is an error.
+    select case when p_steps[step.place] is not null then greatest(least(p_steps[step.place], 1e300), -1e300) end as value
+  ) as own
+  cross join lateral (select step.place + sign(p_place - floor(p_place) - 0.5)::integer as place) as neighbour
+  cross join lateral (
+    select case when p_steps[neighbour.place] is not null then greatest(least(p_steps[neighbour.place], 1e300), -1e300) end as value
+  ) as beside;
+$function$;
+grant execute on function monitor.interpolate(double precision[],double precision) to authenticated;
+grant execute on function monitor.interpolate(double precision[],double precision) to service_role;
+comment on function monitor.interpolate(double precision[],double precision) is 'The value at p_place, counted in steps from where the first one begins, between the centres of the two nearest steps; null outside, and in a step that has none.';
+
 CREATE OR REPLACE FUNCTION monitor.invoke_function(p_job text, p_now timestamp with time zone DEFAULT now())
  RETURNS uuid
  LANGUAGE plpgsql
@@ -2974,6 +3252,45 @@ $function$;
 grant execute on function monitor.judge_run(monitor.job_runs,timestamp with time zone) to service_role;
 comment on function monitor.judge_run(monitor.job_runs,timestamp with time zone) is 'What the witnesses of a run say together. 2xx and finished: succeeded. Timed out but finished: succeeded, slow. 2xx without finish: failed. 409: skipped. Other 3xx-5xx or no connection: failed with the status. Nothing for 3 minutes: lost.';
 
+CREATE OR REPLACE FUNCTION monitor.label_anomaly_span(p_series_id integer, p_label text, p_from timestamp with time zone, p_until timestamp with time zone, p_note text DEFAULT NULL::text, p_now timestamp with time zone DEFAULT now())
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_feedback_id  bigint;
+begin
+  if not monitor.may_administer() then
+    raise exception 'only an admin may label a span' using errcode = 'insufficient_privilege';
+  end if;
+  if p_label is null or p_label not in ('false_positive', 'expected', 'missed') then
+    raise exception 'p_label must be false_positive, expected or missed, got %', p_label
+      using errcode = 'invalid_parameter_value', hint = 'A time of planned work is a maintenance window.';
+  end if;
+  if p_from is null or p_until is null or not (p_from <= p_until and p_from > '-infinity' and p_until < 'infinity') then
+    raise exception 'p_from must not be after p_until, and both must be times'
+      using errcode = 'invalid_parameter_value', hint = 'A single sample is a span from its time to its time.';
+  end if;
+  if p_until > p_from + interval '30 days' then
+    raise exception 'a span must not be longer than 30 days'
+      using errcode = 'invalid_parameter_value', hint = 'What is always so is a matter of the metric: see monitor.set_detection.';
+  end if;
+  if not exists (select from monitor.metric_series where series_id = p_series_id) then
+    raise exception 'no such series: %', p_series_id
+      using errcode = 'no_data_found', hint = 'monitor.match_series tells the ids of series.';
+  end if;
+  insert into monitor.anomaly_feedback (series_id, label, span_since, span_until, note, created_by, created_at)
+  values (p_series_id, p_label, p_from, p_until, nullif(btrim(p_note), ''), monitor.current_actor(), p_now)
+  returning feedback_id into v_feedback_id;
+  perform monitor.request_replay(p_series_id, 'feedback', p_now);
+  return v_feedback_id;
+end;
+$function$;
+grant execute on function monitor.label_anomaly_span(integer,text,timestamp with time zone,timestamp with time zone,text,timestamp with time zone) to authenticated;
+grant execute on function monitor.label_anomaly_span(integer,text,timestamp with time zone,timestamp with time zone,text,timestamp with time zone) to service_role;
+comment on function monitor.label_anomaly_span(integer,text,timestamp with time zone,timestamp with time zone,text,timestamp with time zone) is 'A person''s word on a span of a series, both ends included: false_positive, expected or missed. The series is replayed with it. Returns its feedback_id. Errors: 42501 for a user who is no admin, 22023 for another label or a span that ends before it starts or is longer than 30 days, 23514 for a note beyond 2,000 characters, P0002 for an unknown series.';
+
 CREATE OR REPLACE FUNCTION monitor.labels_are_valid(p_labels jsonb)
  RETURNS boolean
  LANGUAGE sql
@@ -3003,6 +3320,38 @@ AS $function$
 $function$;
 grant execute on function monitor.list_retention_steps() to service_role;
 comment on function monitor.list_retention_steps() is 'The entities that retention works on, in order of execution.';
+
+CREATE OR REPLACE FUNCTION monitor.mark_deploy(p_label text, p_at timestamp with time zone DEFAULT now(), p_matchers jsonb DEFAULT NULL::jsonb, p_now timestamp with time zone DEFAULT now())
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_mark_id  bigint;
+begin
+  if not monitor.may_administer() then
+    raise exception 'only an admin may mark a deploy' using errcode = 'insufficient_privilege';
+  end if;
+  if p_label is null or p_label !~ '\S' or length(p_label) > 200 then
+    raise exception 'p_label must say in at most 200 characters what was deployed'
+      using errcode = 'invalid_parameter_value', hint = 'A version or the hash of a commit.';
+  end if;
+  if p_at is null or not (p_at > '-infinity' and p_at < 'infinity') then
+    raise exception 'p_at must be a time' using errcode = 'invalid_parameter_value', hint = 'Left out, it is now.';
+  end if;
+  if p_matchers is not null then
+    perform monitor.check_matchers(p_matchers);
+  end if;
+  insert into monitor.deploy_marks (deployed_at, label, matchers, created_by, created_at)
+  values (p_at, p_label, p_matchers, monitor.current_actor(), p_now)
+  returning deploy_mark_id into v_mark_id;
+  return v_mark_id;
+end;
+$function$;
+grant execute on function monitor.mark_deploy(text,timestamp with time zone,jsonb,timestamp with time zone) to authenticated;
+grant execute on function monitor.mark_deploy(text,timestamp with time zone,jsonb,timestamp with time zone) to service_role;
+comment on function monitor.mark_deploy(text,timestamp with time zone,jsonb,timestamp with time zone) is 'Notes a deploy of what the matching series (null: all) are of: a level that changes with it is taken for the new one. Returns its deploy_mark_id. Errors: 42501 for a user who is no admin, 22023 for no label, no time or malformed matchers, 2201B for a pattern that is none, 23514 for matchers beyond 8 KiB.';
 
 CREATE OR REPLACE FUNCTION monitor.match_series(p_matchers jsonb, p_after_series_id integer DEFAULT 0, p_limit integer DEFAULT 1000)
  RETURNS TABLE(series_id integer, metric text, labels jsonb)
@@ -3217,6 +3566,52 @@ $function$;
 grant execute on function monitor.open_days(date[],timestamp with time zone) to service_role;
 comment on function monitor.open_days(date[],timestamp with time zone) is 'Makes sure that samples of these UTC days have somewhere to go, from 7 days before p_now to the next day; leaves alone days that are known, also dropped ones, and those outside. Errors: 55P03 when a table stayed locked for 2 s.';
 
+CREATE OR REPLACE FUNCTION monitor.park_replay(p_series_id integer, p_error text, p_now timestamp with time zone DEFAULT now(), p_requested_at bigint DEFAULT NULL::bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+begin
+  -- In the order of record_replay_slice, or each could wait for the other.
+  perform from monitor.detector_states where series_id = p_series_id for no key update;
+  delete from monitor.detector_replays
+  where series_id = p_series_id and (p_requested_at is null or monitor.epoch_ms(requested_at) = p_requested_at);
+  if not found and p_requested_at is not null then
+    return; -- asked for since: that one may go better
+  end if;
+  update monitor.detector_states
+  set calibrated_at = p_now,
+      calibration = coalesce(calibration, '{}') || jsonb_build_object('failed', left(p_error, 500))
+  where series_id = p_series_id;
+end;
+$function$;
+grant execute on function monitor.park_replay(integer,text,timestamp with time zone,bigint) to service_role;
+comment on function monitor.park_replay(integer,text,timestamp with time zone,bigint) is 'Gives up the replay of a series that cannot be replayed, so that the others have their turn: it keeps its state and threshold, calibration says why under failed, and it is due again in 7 days, or when somebody asks. With p_requested_at, as it was read, in ms: not if somebody has asked since.';
+
+CREATE OR REPLACE FUNCTION monitor.per_second(p_times bigint[], p_values double precision[])
+ RETURNS double precision[]
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO ''
+AS $function$
+  select array_agg(
+    -- What overflows or vanishes is an error in Postgres, and one such sample would keep all others from being shown.
+    case when abs(step.amount) < 1e-280 then 0 else step.amount * 1000 / (p_times[step.n] - p_times[step.n - 1]) end
+    order by step.n)
+  from (
+    select pair.n,
+      -- Below its previous value it has started again at 0.
+      case when pair.value >= pair.previous then pair.value - pair.previous else pair.value end as amount
+    from (
+      select n, greatest(least(p_values[n], 1e280), -1e280) as value, greatest(least(p_values[n - 1], 1e280), -1e280) as previous
+      from generate_series(2, cardinality(p_times)) as n
+    ) as pair
+  ) as step;
+$function$;
+grant execute on function monitor.per_second(bigint[],double precision[]) to authenticated;
+grant execute on function monitor.per_second(bigint[],double precision[]) to service_role;
+comment on function monitor.per_second(bigint[],double precision[]) is 'The rate of a counter from each sample to the next, so one entry less; null of fewer than two. Times in ms, ascending.';
+
 CREATE OR REPLACE FUNCTION monitor.plan_collection(p_scheduled_at timestamp with time zone)
  RETURNS jsonb
  LANGUAGE sql
@@ -3257,6 +3652,136 @@ AS $function$
 $function$;
 grant execute on function monitor.plan_collection(timestamp with time zone) to service_role;
 comment on function monitor.plan_collection(timestamp with time zone) is 'Which collectors a collection calls: {collectors: [{collector, timeout_seconds}], skipped: [{collector, reason}]}.';
+
+CREATE OR REPLACE FUNCTION monitor.plan_maintenance(p_starts_at timestamp with time zone, p_ends_at timestamp with time zone, p_reason text, p_matchers jsonb DEFAULT NULL::jsonb, p_now timestamp with time zone DEFAULT now())
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_window_id  bigint;
+begin
+  if not monitor.may_administer() then
+    raise exception 'only an admin may plan maintenance' using errcode = 'insufficient_privilege';
+  end if;
+  if p_starts_at is null or p_ends_at is null
+    or not (p_starts_at < p_ends_at and p_ends_at <= p_starts_at + interval '30 days') then
+    raise exception 'maintenance must end after it starts, within 30 days'
+      using errcode = 'invalid_parameter_value', hint = 'Nothing is told in it: plan the next one when it comes to that.';
+  end if;
+  if p_reason is null or p_reason !~ '\S' then
+    raise exception 'maintenance needs a reason'
+      using errcode = 'invalid_parameter_value', hint = 'For who wonders later why nothing was told.';
+  end if;
+  if p_matchers is not null then
+    perform monitor.check_matchers(p_matchers);
+  end if;
+  insert into monitor.maintenance_windows (matchers, starts_at, ends_at, reason, created_by, created_at)
+  values (p_matchers, p_starts_at, p_ends_at, p_reason, monitor.current_actor(), p_now)
+  returning maintenance_window_id into v_window_id;
+  return v_window_id;
+end;
+$function$;
+grant execute on function monitor.plan_maintenance(timestamp with time zone,timestamp with time zone,text,jsonb,timestamp with time zone) to authenticated;
+grant execute on function monitor.plan_maintenance(timestamp with time zone,timestamp with time zone,text,jsonb,timestamp with time zone) to service_role;
+comment on function monitor.plan_maintenance(timestamp with time zone,timestamp with time zone,text,jsonb,timestamp with time zone) is 'Plans a time in which nothing is told of the matching series (null: all), nor learned from them. Returns its maintenance_window_id. Errors: 42501 for a user who is no admin, 22023 for a time that is empty or beyond 30 days, no reason or malformed matchers, 2201B for a pattern that is none, 23514 for a reason beyond 2,000 characters or matchers beyond 8 KiB.';
+
+CREATE OR REPLACE FUNCTION monitor.read_bands(p_series_id integer, p_samples integer DEFAULT 288, p_hours integer DEFAULT 6, p_now timestamp with time zone DEFAULT now())
+ RETURNS json
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+ SET jit TO 'off'
+AS $function$
+declare
+  v_series    record;
+  v_forecast  record;
+  v_times     bigint[];
+  v_values    double precision[];
+  v_look      interval;
+begin
+  if p_samples is null or p_samples not between 1 and 2000 or p_hours is null or p_hours not between 0 and 24 then
+    raise exception 'p_samples must be from 1 to 2000 and p_hours from 0 to 24, got % and %', p_samples, p_hours
+      using errcode = 'invalid_parameter_value', hint = 'A band reaches about a day back and a day ahead.';
+  end if;
+  select series.metric, series.labels, series.last_sample_at, definition.unit, definition.kind,
+    saved.last_sample_at as as_of, saved.forecast,
+    exists (
+      select from monitor.anomaly_detections as anomaly where anomaly.series_id = p_series_id and anomaly.ended_at is null
+    ) as is_anomalous
+  into v_series
+  from monitor.metric_series as series
+  join monitor.metric_definitions as definition using (metric)
+  left join monitor.detector_states as saved using (series_id)
+  where series.series_id = p_series_id;
+  if not found then
+    raise exception 'no such series: %', p_series_id
+      using errcode = 'no_data_found', hint = 'monitor.match_series tells the ids of series.';
+  end if;
+
+  -- A day of them is mostly enough.
+  foreach v_look in array array[interval '25 hours', interval '8 days', interval '30 days'] loop
+    select scanned.times, scanned.samples into v_times, v_values
+    from monitor.scan_series(
+      array[p_series_id], v_series.last_sample_at - v_look, v_series.last_sample_at + interval '1 millisecond') as scanned;
+    exit when cardinality(v_times) > p_samples;
+  end loop;
+  if v_series.kind = 'counter' then
+    v_values := monitor.per_second(v_times, v_values);
+    v_times := v_times[2:];
+  end if;
+  v_values := v_values[greatest(1, cardinality(v_values) - p_samples + 1):];
+  v_times := v_times[greatest(1, cardinality(v_times) - p_samples + 1):];
+
+  select
+    (v_series.forecast ->> 'from')::double precision as begins_ms,
+    (v_series.forecast ->> 'stepMs')::double precision as step_ms,
+    (select array_agg(step::double precision order by n)
+      from jsonb_array_elements_text(v_series.forecast -> 'expected') with ordinality as item (step, n)) as expected,
+    (select array_agg(step::double precision order by n)
+      from jsonb_array_elements_text(v_series.forecast -> 'lower') with ordinality as item (step, n)) as lower,
+    (select array_agg(step::double precision order by n)
+      from jsonb_array_elements_text(v_series.forecast -> 'upper') with ordinality as item (step, n)) as upper
+  into v_forecast;
+
+  return (
+    with shown as (
+      select time.n, time.at, v_values[time.n] as value, (time.at - v_forecast.begins_ms) / v_forecast.step_ms as place
+      from unnest(v_times) with ordinality as time (at, n)
+    )
+    select json_build_object(
+      'unit', v_series.unit, 'metric', v_series.metric, 'labels', v_series.labels,
+      'samples', (
+        select json_build_object(
+          'times', coalesce(json_agg(shown.at order by shown.n), '[]'),
+          'values', coalesce(json_agg(shown.value order by shown.n), '[]'),
+          'expected', coalesce(json_agg(monitor.interpolate(v_forecast.expected, shown.place) order by shown.n), '[]'),
+          'lower', coalesce(json_agg(monitor.interpolate(v_forecast.lower, shown.place) order by shown.n), '[]'),
+          'upper', coalesce(json_agg(monitor.interpolate(v_forecast.upper, shown.place) order by shown.n), '[]'))
+        from shown),
+      'coming', (
+        select json_build_object(
+          'times', coalesce(json_agg(step.at order by step.n), '[]'),
+          'expected', coalesce(json_agg(v_forecast.expected[step.n] order by step.n), '[]'),
+          'lower', coalesce(json_agg(v_forecast.lower[step.n] order by step.n), '[]'),
+          'upper', coalesce(json_agg(v_forecast.upper[step.n] order by step.n), '[]'))
+        from (
+          select n, (v_forecast.begins_ms + (n - 0.5) * v_forecast.step_ms)::bigint as at
+          from generate_series(1, cardinality(v_forecast.expected)) as n
+        ) as step
+        where step.at > monitor.epoch_ms(v_series.last_sample_at)
+          and step.at <= monitor.epoch_ms(p_now + make_interval(hours => p_hours))),
+      'as_of', monitor.epoch_ms(v_series.as_of),
+      'status', case
+        when v_series.is_anomalous then 'anomaly'
+        when v_series.forecast is null then 'insufficient_data'
+        else 'normal' end));
+end;
+$function$;
+grant execute on function monitor.read_bands(integer,integer,integer,timestamp with time zone) to authenticated;
+grant execute on function monitor.read_bands(integer,integer,integer,timestamp with time zone) to service_role;
+comment on function monitor.read_bands(integer,integer,integer,timestamp with time zone) is 'What a chart of a series needs: {unit, metric, labels, samples: {times, values, expected, lower, upper}, coming: {times, expected, lower, upper}, as_of, status}. Samples are the newest p_samples (1-2,000) of its last 30 days with what was expected of them and the band around it, null where not known; coming is what is expected from then on until p_hours (0-24) from now. A counter is shown as its rate per second. Times in ms; as_of is the newest sample judged. status: insufficient_data (no band yet), normal, anomaly (one is open). Errors: 22023 for an argument out of range, P0002 for an unknown series.';
 
 CREATE OR REPLACE FUNCTION monitor.read_buckets(p_matchers jsonb, p_from timestamp with time zone, p_until timestamp with time zone, p_step interval, p_after_series_id integer DEFAULT 0, p_limit integer DEFAULT 1000)
  RETURNS json
@@ -3385,20 +3910,24 @@ grant execute on function monitor.read_buckets(jsonb,timestamp with time zone,ti
 comment on function monitor.read_buckets(jsonb,timestamp with time zone,timestamp with time zone,interval,integer,integer) is 'As read_samples, gathered in buckets of p_step that start at whole multiples of it since 1970 UTC: times (start, epoch ms), counts, sums, mins, maxs, firsts, lasts, one entry a bucket that has samples. Whole hours of days that have closed come from rollups when p_step is whole hours; where only rollups are left, a shorter bucket holds the hour that starts in it, and an hour that p_from or p_until cuts is left out. In sums a value counts as 1e290 at most. Errors: 22023 for a step under a second or of months, or more than 11,000 buckets, else as match_series.';
 
 CREATE OR REPLACE FUNCTION monitor.read_detection_page(p_after_series_id integer DEFAULT 0, p_limit integer DEFAULT 100, p_now timestamp with time zone DEFAULT now())
- RETURNS jsonb
+ RETURNS json
  LANGUAGE plpgsql
  STABLE
  SET search_path TO ''
+ SET jit TO 'off'
 AS $function$
 declare
   -- Of one series at a time: a backlog is worked off over several runs, oldest first.
   c_sample_limit constant integer := 1500;
   -- A series nobody has judged yet starts with its last day, not with all it ever was.
   c_first_look   constant interval := interval '1 day';
+  -- What is remembered of the time before still matters to the detector.
+  c_span_look    constant interval := interval '36 hours';
+  c_span_limit   constant integer := 50;
   -- From here on samples are in rows.
   v_rows_since  timestamptz := coalesce(
     (select monitor.utc_midnight(max(day) + 1) from monitor.sample_days where state = 'chunks'), '-infinity');
-  v_result  jsonb;
+  v_result  json;
 begin
   if p_limit is null or p_limit not between 0 and 1000 then
     raise exception 'p_limit must be from 0 to 1000, got %', p_limit
@@ -3413,15 +3942,17 @@ begin
     where run.job = 'detect-anomalies' and run.finished_at is not null and run.result is not null
     order by run.finished_at desc
     limit 1;
-    return jsonb_build_object('series', jsonb_build_array(), 'next_series_id', v_result);
+    return json_build_object('series', json_build_array(), 'next_series_id', v_result);
   end if;
 
   with page as materialized (
     select
       series.series_id, series.metric, series.labels,
-      definition.unit, definition.kind, definition.detection_direction, definition.detection_sensitivity,
-      definition.minimum_change,
-      saved.state, saved.version, saved.last_sample_at,
+      definition.unit, definition.kind, definition.detection_direction, definition.detection_budget,
+      definition.minimum_change, definition.minimum_change_ratio,
+      saved.state, saved.memory, saved.version, saved.last_sample_at, saved.threshold,
+      coalesce(saved.silent_at <= p_now, false) as is_silent,
+      coalesce(saved.last_sample_at, p_now - c_first_look) as since,
       open_anomaly.anomaly_id, open_anomaly.started_at
     from monitor.metric_series as series
     join monitor.metric_definitions as definition using (metric)
@@ -3430,38 +3961,45 @@ begin
       on open_anomaly.series_id = series.series_id and open_anomaly.ended_at is null
     where series.series_id > p_after_series_id
       and definition.detection_enabled
-      and series.last_sample_at > coalesce(saved.last_sample_at, p_now - c_first_look)
+      and (series.last_sample_at > coalesce(saved.last_sample_at, p_now - c_first_look) or saved.silent_at <= p_now)
     order by series.series_id
     limit greatest(p_limit, 1)
+  ), known as materialized ( -- asked once for the page
+    select found.*
+    from (select array_agg(page.series_id) as series_ids, array_agg(page.since - c_span_look) as since from page) as asked
+    -- The clocks of senders may be ahead.
+    cross join lateral monitor.scan_spans(asked.series_ids, asked.since, p_now + interval '1 hour', c_span_limit) as found
   )
-  select jsonb_build_object(
+  select json_build_object(
     'series', coalesce(
-      jsonb_agg(jsonb_build_object(
+      json_agg(json_build_object(
         'series_id', page.series_id, 'metric', page.metric, 'labels', page.labels,
         'unit', page.unit, 'kind', page.kind,
-        'direction', page.detection_direction, 'sensitivity', page.detection_sensitivity,
-        'minimum_change', page.minimum_change,
-        'state', page.state, 'state_version', page.version,
+        'direction', page.detection_direction, 'budget', page.detection_budget, 'threshold', page.threshold,
+        'minimum_change', page.minimum_change, 'minimum_change_ratio', page.minimum_change_ratio,
+        'state', page.state, 'memory', page.memory, 'state_version', page.version,
         'last_sample_at', monitor.epoch_ms(page.last_sample_at),
-        'open_anomaly', case when page.anomaly_id is not null then jsonb_build_object(
+        'open_anomaly', case when page.anomaly_id is not null then json_build_object(
           'anomaly_id', page.anomaly_id, 'started_at', monitor.epoch_ms(page.started_at)) end,
-        'times', fresh.times, 'values', fresh.values
-      ) order by page.series_id) filter (where fresh.times is not null), '[]'),
+        'spans', coalesce(known.spans, '[]'), 'deploys', coalesce(known.deploys, '[]'),
+        'silent', page.is_silent and fresh.times is null,
+        'times', coalesce(fresh.times, '{}'), 'values', coalesce(fresh.values, '{}')
+      ) order by page.series_id) filter (where fresh.times is not null or (page.is_silent and p_limit > 0)), '[]'),
     'next_series_id', case when count(*) = greatest(p_limit, 1) then max(page.series_id) end)
   into v_result
   from page
+  left join known using (series_id)
   cross join lateral (
     -- To the end of the next day of chunks that has samples, not of all since the detector stood still.
-    select began.since, least(v_rows_since, (
+    select least(v_rows_since, case when page.since < v_rows_since then (
       select monitor.utc_midnight(min(chunk.day) + 1)
       from monitor.metric_chunks as chunk
-      where chunk.series_id = page.series_id and chunk.day > (began.since at time zone 'UTC')::date
-    )) as until
-    from (select coalesce(page.last_sample_at, p_now - c_first_look) as since) as began
+      where chunk.series_id = page.series_id and chunk.day > (page.since at time zone 'UTC')::date
+    ) end) as until
   ) as reach
   cross join lateral (
     select
-      array_agg(monitor.epoch_ms(sample.recorded_at) order by sample.recorded_at) as times,
+      array_agg((date_part('epoch', sample.recorded_at) * 1000)::bigint order by sample.recorded_at) as times,
       array_agg(sample.value order by sample.recorded_at) as values
     from (
       select before.recorded_at, before.value
@@ -3469,15 +4007,15 @@ begin
         -- Only a detector that stood still for days has samples before those that are in rows, or one that looks first.
         select to_timestamp(again.at / 1000.0) as recorded_at, again.value
         from monitor.scan_series(
-          array[page.series_id], reach.since + interval '1 millisecond', reach.until) as scanned
+          array[page.series_id], page.since + interval '1 millisecond', reach.until) as scanned
         cross join lateral unnest(scanned.times, scanned.samples) as again (at, value)
-        where reach.since < reach.until
+        where page.since < reach.until
       ) as before
       union all
       select recorded_at, value
       from monitor.metric_time_series
       where series_id = page.series_id
-        and recorded_at > reach.since
+        and recorded_at > page.since
         and recorded_at >= v_rows_since
         and reach.until = v_rows_since -- or what lies between would be jumped over
       order by recorded_at
@@ -3488,7 +4026,7 @@ begin
 end;
 $function$;
 grant execute on function monitor.read_detection_page(integer,integer,timestamp with time zone) to service_role;
-comment on function monitor.read_detection_page(integer,integer,timestamp with time zone) is 'Series with samples newer than their detector state, with that state, their settings, their open anomaly and at most 1,500 new samples each: {series: [...], next_series_id}; next_series_id is null on the last page. With p_limit 0 it reads no samples and next_series_id names the next series. With p_after_series_id null it reads nothing and next_series_id is where the last run stopped, null if that was complete. Errors: 22023 for a wrong p_limit.';
+comment on function monitor.read_detection_page(integer,integer,timestamp with time zone) is 'Series with samples newer than their detector state, and those without any whose silence is due to be told (silent: true), with state and memory, settings, threshold, open anomaly, the spans and deploys that touch the time from 36 hours before the newest sample judged to an hour after p_now, at most 50 each, and at most 1,500 new samples: {series: [...], next_series_id}; next_series_id is null on the last page. Times in ms. With p_limit 0 it reads no samples and next_series_id names the next series. With p_after_series_id null it reads nothing and next_series_id is where the last run stopped, null if that was complete. Errors: 22023 for a wrong p_limit.';
 
 CREATE OR REPLACE FUNCTION monitor.read_health(p_now timestamp with time zone DEFAULT now())
  RETURNS jsonb
@@ -3616,6 +4154,279 @@ grant execute on function monitor.read_latest(jsonb,integer,integer) to authenti
 grant execute on function monitor.read_latest(jsonb,integer,integer) to service_role;
 comment on function monitor.read_latest(jsonb,integer,integer) is 'The newest sample of each matching series, however old: {series: [{series_id, metric, labels, time: epoch ms, value}], next_series_id}. Series whose newest sample is gone are left out. Errors as match_series.';
 
+CREATE OR REPLACE FUNCTION monitor.read_related_series(p_anomaly_id bigint, p_limit integer DEFAULT 20)
+ RETURNS json
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+ SET jit TO 'off'
+AS $function$
+declare
+  c_series_limit constant integer := 2000;
+  c_batch        constant integer := 100;
+  c_batch_budget constant interval := interval '0.5 seconds'; -- longer than that, the next batch is smaller
+  c_time_budget  constant interval := interval '5 seconds';
+  c_before       constant interval := interval '24 hours';
+  c_baseline     constant integer := 288;  -- entries that the day before is thinned out to
+  c_enough       constant integer := 12;   -- fewer tell nothing
+  c_remarkable   constant double precision := 3;
+  c_most         constant double precision := 1000; -- beyond that, more is not stranger
+  v_began_at   timestamptz := clock_timestamp();
+  v_batch_at   timestamptz;
+  v_size       integer := 10; -- at a sample a second, some hundred thousand of them
+  v_series_id  integer;
+  v_started    timestamptz;
+  v_since      timestamptz;
+  v_until      timestamptz;
+  v_series     integer[];
+  v_found      json[] := '{}';
+  v_batch      json[];
+begin
+  if p_limit is null or p_limit not between 1 and 100 then
+    raise exception 'p_limit must be from 1 to 100, got %', p_limit
+      using errcode = 'invalid_parameter_value', hint = 'The strongest come first.';
+  end if;
+  select anomaly.series_id, anomaly.started_at, anomaly.started_at - interval '30 minutes',
+    least(anomaly.last_seen_at, anomaly.started_at + interval '2 hours') + interval '1 millisecond'
+  into v_series_id, v_started, v_since, v_until
+  from monitor.anomaly_detections as anomaly
+  where anomaly.anomaly_id = p_anomaly_id;
+  if not found then
+    raise exception 'no such anomaly: %', p_anomaly_id
+      using errcode = 'no_data_found', hint = 'Those that went to the archive have lost their neighbours'' samples.';
+  end if;
+
+  -- Those of the same labels first: of all that may be too many, they are the likeliest.
+  v_series := array(
+    select series.series_id
+    from monitor.metric_series as series
+    join monitor.metric_definitions as definition using (metric)
+    cross join (select labels from monitor.metric_series where series_id = v_series_id) as own
+    where series.series_id <> v_series_id and definition.detection_enabled
+      and series.last_sample_at >= v_since
+    order by (
+      select count(*) from jsonb_each(series.labels) as label where own.labels -> label.key = label.value
+    ) desc, series.series_id
+    limit c_series_limit);
+
+  while cardinality(v_series) > 0 and clock_timestamp() < v_began_at + c_time_budget loop
+    v_batch_at := clock_timestamp();
+    select array_agg(related.entry) into v_batch
+    from (
+      with scanned as materialized (
+        select found.series_id, series.metric, series.labels, definition.kind = 'counter' as is_counter,
+          found.times, found.samples,
+          -- Where the window begins, and every how many samples one is taken before it.
+          (select count(*)::integer from unnest(found.times) as at where at < monitor.epoch_ms(v_since)) as before
+        from monitor.scan_series(v_series[:v_size], v_since - c_before, v_until) as found
+        join monitor.metric_series as series using (series_id)
+        join monitor.metric_definitions as definition using (metric)
+      ), rated as materialized (
+        select scanned.series_id, scanned.metric, scanned.labels, thin.samples as baseline, shown.times, shown.samples
+        from scanned
+        cross join lateral (
+          select array_agg(scanned.times[n] order by n) as times, array_agg(scanned.samples[n] order by n) as samples
+          from generate_series(1, scanned.before, greatest(1, scanned.before / c_baseline)) as n
+        ) as picked
+        cross join lateral (
+          select case when scanned.is_counter then monitor.per_second(picked.times, picked.samples) else picked.samples end as samples
+        ) as thin
+        cross join lateral (
+          select
+            scanned.times[scanned.before + 1:] as times,
+            case when scanned.is_counter
+              then monitor.per_second(scanned.times[scanned.before:], scanned.samples[scanned.before:])
+              else scanned.samples[scanned.before + 1:] end as samples
+        ) as shown
+        where cardinality(thin.samples) >= c_enough and cardinality(shown.times) > 0
+      ), usual as materialized (
+        select rated.series_id, at.quantiles[3] as middle, greatest(
+          (at.quantiles[4] - at.quantiles[2]) / 1.349, (at.quantiles[5] - at.quantiles[1]) / 3.29,
+          abs(at.quantiles[3]) * 0.01, 1e-9) as spread
+        from rated
+        cross join lateral (
+          -- Beyond that, differences would overflow, which is an error: one odd series would hide all others.
+          select percentile_cont(array[0.05, 0.25, 0.5, 0.75, 0.95]) within group (
+            order by case when abs(value) < 1e-280 then 0 else greatest(least(value, 1e280), -1e280) end) as quantiles
+          from unnest(rated.baseline) as value
+        ) as at
+      ), deviating as (
+        select distinct on (rated.series_id) rated.series_id, rated.metric, rated.labels, strange.at, strange.z,
+          min(strange.at) over (partition by rated.series_id) as first_at
+        from rated
+        join usual using (series_id)
+        cross join lateral (
+          select away.at, away.amount / usual.spread as z
+          from (
+            select sample.at, greatest(least(sample.value, 1e280), -1e280) - usual.middle as amount
+            from unnest(rated.times, rated.samples) as sample (at, value)
+            offset 0 -- so that only what is remarkable is divided
+          ) as away
+          where abs(away.amount) >= c_remarkable * usual.spread
+        ) as strange
+        order by rated.series_id, abs(strange.z) desc, strange.at
+      )
+      select json_build_object(
+        'series_id', deviating.series_id, 'metric', deviating.metric, 'labels', deviating.labels,
+        'deviation', round(least(abs(deviating.z), c_most)::numeric, 2)::double precision,
+        'lead_seconds', (deviating.first_at - monitor.epoch_ms(v_started)) / 1000::double precision,
+        'direction', case when deviating.z > 0 then 'up' else 'down' end,
+        'open_anomaly_id', (
+          select open.anomaly_id from monitor.anomaly_detections as open
+          where open.series_id = deviating.series_id and open.ended_at is null)) as entry
+      from deviating
+    ) as related;
+    v_found := v_found || coalesce(v_batch, '{}');
+    v_series := v_series[v_size + 1:];
+    v_size := case
+      when clock_timestamp() < v_batch_at + c_batch_budget then least(v_size * 2, c_batch)
+      else greatest(v_size / 4, 1) end;
+  end loop;
+
+  return (
+    select coalesce(json_agg(ranked.entry order by ranked.deviation desc, ranked.lead, ranked.series_id), '[]')
+    from (
+      select entry, (entry ->> 'deviation')::double precision as deviation, abs((entry ->> 'lead_seconds')::double precision) as lead,
+        (entry ->> 'series_id')::integer as series_id
+      from unnest(v_found) as entry
+      order by 2 desc, 3, 4
+      limit p_limit
+    ) as ranked);
+end;
+$function$;
+grant execute on function monitor.read_related_series(bigint,integer) to authenticated;
+grant execute on function monitor.read_related_series(bigint,integer) to service_role;
+comment on function monitor.read_related_series(bigint,integer) is 'Other series that deviated around the start of an anomaly, the strongest first: [{series_id, metric, labels, deviation, lead_seconds, direction, open_anomaly_id}], at most p_limit (1-100). Looked at is the time from 30 minutes before its start to its newest suspicious sample, 2 hours at most, against the 24 hours before; deviation is the farthest value from their median in robust standard deviations, 3 to 1,000; lead_seconds is when it first went beyond 3, negative before the anomaly began. A counter is judged by its rate. At most 2,000 series within some 5 s, those with the same labels first. Errors: 22023 for a wrong p_limit, P0002 for an unknown or archived anomaly.';
+
+CREATE OR REPLACE FUNCTION monitor.read_replay_slice(p_after_series_id integer DEFAULT 0, p_now timestamp with time zone DEFAULT now(), p_version text DEFAULT NULL::text)
+ RETURNS json
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+ SET jit TO 'off'
+ SET plan_cache_mode TO 'force_custom_plan'
+AS $function$
+declare
+  c_sample_limit constant integer := 10000; -- a week of minutes
+  c_span_limit   constant integer := 1000;
+  c_history      constant interval := interval '28 days';
+  c_weekly       constant interval := interval '7 days';
+  c_first_replay constant interval := interval '3 days';
+  v_series_id  integer;
+  v_replay     monitor.detector_replays;
+  v_live       monitor.detector_states;
+  v_history    timestamptz;
+  v_since      timestamptz;
+  v_until      timestamptz;
+  v_end        timestamptz;
+  v_days       integer := 1;
+  v_more       record;
+  v_times      bigint[];
+  v_values     double precision[];
+  v_is_last    boolean;
+  v_known      record;
+begin
+  -- What was asked for first, the oldest request before all; then who has not been replayed for long.
+  select replay.series_id into v_series_id
+  from monitor.detector_replays as replay
+  join monitor.metric_series as series using (series_id)
+  join monitor.metric_definitions as definition using (metric)
+  where replay.series_id > p_after_series_id and definition.detection_enabled
+  order by replay.requested_at, replay.series_id
+  limit 1;
+  if not found then
+    select due.series_id into v_series_id
+    from (
+      -- Each by its index, so that what is not due is not looked at.
+      (
+        select 1 as turn, saved.series_id
+        from monitor.detector_states as saved
+        join monitor.metric_series as series using (series_id)
+        join monitor.metric_definitions as definition using (metric)
+        where (saved.version < p_version or saved.version > p_version)
+          and not (coalesce(saved.calibration ? 'failed', false) and saved.calibrated_at > p_now - c_weekly) -- it was parked
+          and saved.series_id > p_after_series_id and definition.detection_enabled
+          and series.last_sample_at > p_now - c_history -- else there is nothing to replay
+          and not exists (select from monitor.detector_replays as asked where asked.series_id = saved.series_id)
+        limit 1 -- whichever: to sort them all, once more for each slice, would take longer than the slice
+      )
+      union all
+      (
+        select 2, saved.series_id
+        from monitor.detector_states as saved
+        join monitor.metric_series as series using (series_id)
+        join monitor.metric_definitions as definition using (metric)
+        where coalesce(saved.calibrated_at, '-infinity') < p_now - c_weekly
+          and (saved.calibrated_at is not null or series.created_at < p_now - c_first_replay)
+          and saved.series_id > p_after_series_id and definition.detection_enabled
+          and series.last_sample_at > p_now - c_history
+          and not exists (select from monitor.detector_replays as asked where asked.series_id = saved.series_id)
+        order by coalesce(saved.calibrated_at, '-infinity'), saved.series_id
+        limit 1
+      )
+    ) as due
+    order by due.turn
+    limit 1;
+  end if;
+  if not found then
+    return null;
+  end if;
+
+  select * into v_replay from monitor.detector_replays where series_id = v_series_id;
+  select * into v_live from monitor.detector_states where series_id = v_series_id;
+  if v_replay.version <> p_version then -- begun by another: from the start
+    v_replay.version := null;
+    v_replay.history_since := null;
+    v_replay.cursor_at := null;
+    v_replay.state := null;
+    v_replay.memory := null;
+    v_replay.candidates := null;
+  end if;
+
+  v_end := v_live.last_sample_at + interval '1 millisecond';
+  v_history := coalesce(v_replay.history_since, least(p_now - c_history, v_live.last_sample_at));
+  v_since := coalesce(v_replay.cursor_at + interval '1 millisecond', v_history);
+  -- A day, for one is decoded whole and may hold 86,400 samples; then two, four, ... where they hold few or none.
+  while coalesce(cardinality(v_times), 0) <= c_sample_limit and v_since < v_end loop
+    v_until := least(v_end, date_trunc('day', v_since, 'UTC') + make_interval(days => v_days));
+    select scanned.times, scanned.samples into v_more
+    from monitor.scan_series(array[v_series_id], v_since, v_until) as scanned;
+    v_times := v_times || v_more.times;
+    v_values := v_values || v_more.samples;
+    v_since := v_until;
+    v_days := v_days * 2;
+  end loop;
+  v_is_last := v_since >= v_end and coalesce(cardinality(v_times), 0) <= c_sample_limit;
+  v_times := v_times[:c_sample_limit];
+  v_values := v_values[:c_sample_limit];
+
+  select found.spans, found.deploys into v_known
+  from monitor.scan_spans(array[v_series_id], array[v_history], p_now + interval '1 hour', c_span_limit) as found;
+
+  return (
+    select json_build_object(
+      'series_id', series.series_id, 'metric', series.metric, 'labels', series.labels,
+      'unit', definition.unit, 'kind', definition.kind,
+      'direction', definition.detection_direction, 'budget', definition.detection_budget,
+      'minimum_change', definition.minimum_change, 'minimum_change_ratio', definition.minimum_change_ratio,
+      'spans', coalesce(v_known.spans, '[]'), 'deploys', coalesce(v_known.deploys, '[]'),
+      'state', v_replay.state, 'memory', v_replay.memory, 'candidates', v_replay.candidates,
+      'cursor_at', monitor.epoch_ms(v_replay.cursor_at), 'version', v_replay.version,
+      'requested_at', monitor.epoch_ms(v_replay.requested_at),
+      'last_sample_at', monitor.epoch_ms(v_live.last_sample_at),
+      'read_until', case
+        when not v_is_last then v_times[c_sample_limit]
+        else monitor.epoch_ms(greatest(v_since, v_end)) - 1 end,
+      'is_last', v_is_last,
+      'times', coalesce(v_times, '{}'), 'values', coalesce(v_values, '{}'))
+    from monitor.metric_series as series
+    join monitor.metric_definitions as definition using (metric)
+    where series.series_id = v_series_id);
+end;
+$function$;
+grant execute on function monitor.read_replay_slice(integer,timestamp with time zone,text) to service_role;
+comment on function monitor.read_replay_slice(integer,timestamp with time zone,text) is 'The next series to replay, with a series_id beyond p_after_series_id: the oldest request, else one whose state is of another version than p_version, whose last replay is 7 days ago, or that is 3 days old and had none. Null when there is none. With its settings as in read_detection_page; the spans and deploys of all that is replayed; state, memory, candidates and version of the replay so far, null at the start; and the next samples, at most 10,000, after cursor_at (null: of the last 28 days) up to last_sample_at, the newest that detector_states has judged. read_until: where they end, the next cursor when all of them are replayed. is_last: there are no more. requested_at: null if nobody asked. Times in ms.';
+
 CREATE OR REPLACE FUNCTION monitor.read_samples(p_matchers jsonb, p_from timestamp with time zone, p_until timestamp with time zone, p_after_series_id integer DEFAULT 0, p_limit integer DEFAULT 1000)
  RETURNS json
  LANGUAGE sql
@@ -3645,6 +4456,19 @@ $function$;
 grant execute on function monitor.read_samples(jsonb,timestamp with time zone,timestamp with time zone,integer,integer) to authenticated;
 grant execute on function monitor.read_samples(jsonb,timestamp with time zone,timestamp with time zone,integer,integer) to service_role;
 comment on function monitor.read_samples(jsonb,timestamp with time zone,timestamp with time zone,integer,integer) is 'Samples of the matching series with p_from <= time < p_until, oldest first: {series: [{series_id, metric, labels, times: [epoch ms], values: []}], next_series_id}. Series without samples are left out; next_series_id is null on the last page, else pass it as p_after_series_id. A page over a long range holds fewer series than p_limit (monitor.bounded_page). Errors as match_series.';
+
+CREATE OR REPLACE FUNCTION monitor.read_spans(p_series_id integer, p_from timestamp with time zone, p_until timestamp with time zone)
+ RETURNS json
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  select json_build_object('spans', coalesce(min(found.spans::text)::json, '[]'), 'deploys', coalesce(min(found.deploys::text)::json, '[]'))
+  from monitor.scan_spans(array[p_series_id], array[p_from], p_until, 1000) as found;
+$function$;
+grant execute on function monitor.read_spans(integer,timestamp with time zone,timestamp with time zone) to authenticated;
+grant execute on function monitor.read_spans(integer,timestamp with time zone,timestamp with time zone) to service_role;
+comment on function monitor.read_spans(integer,timestamp with time zone,timestamp with time zone) is 'What people said of a series and what was going on, as far as it touches p_from to p_until: {spans: [{from, until, label}], deploys: [at]}, in ms, at most 1,000 of each, those that end last.';
 
 CREATE OR REPLACE FUNCTION monitor.recent_increases(p_metrics text[], p_at timestamp with time zone)
  RETURNS TABLE(metric text, labels jsonb, increase double precision)
@@ -3802,43 +4626,88 @@ CREATE OR REPLACE FUNCTION monitor.record_detections(p_run_id uuid, p_updates js
  SET search_path TO ''
 AS $function$
 declare
-  v_update      jsonb;
-  v_event       jsonb;
-  v_series_id   integer;
-  v_anomaly_id  bigint;
-  v_started     timestamptz;
-  v_seen        timestamptz;
-  v_ended       timestamptz;
-  v_score       double precision;
-  v_is_worse    boolean;
-  v_opened      integer := 0;
-  v_extended    integer := 0;
-  v_closed      integer := 0;
-  v_stale       integer := 0;
+  -- As far back as a series that nobody has judged is read.
+  c_first_look   constant interval := interval '1 day';
+  c_group_reach  constant interval := interval '5 minutes';
+  v_update       jsonb;
+  v_event        jsonb;
+  v_series_id    integer;
+  v_previous     bigint;
+  v_version      text;
+  v_judged_at    timestamptz;
+  v_is_new       boolean;
+  v_anomaly_id   bigint;
+  v_started      timestamptz;
+  v_seen         timestamptz;
+  v_ended        timestamptz;
+  v_score        double precision;
+  v_is_worse     boolean;
+  v_opened       integer := 0;
+  v_extended     integer := 0;
+  v_closed       integer := 0;
+  v_stale        integer := 0;
 begin
   if jsonb_typeof(p_updates) is distinct from 'array' then
     raise exception 'p_updates must be an array'
       using errcode = 'invalid_parameter_value', hint = 'Each entry is what the detector says of one series.';
   end if;
 
+  if exists (select from jsonb_array_elements(p_updates) as entry where entry -> 'events' <> '[]') then
+    -- Before any row is locked, so that two calls cannot wait for each other: groups are joined by one at a time.
+    perform pg_advisory_xact_lock(hashtext('monitor.record_detections'));
+  end if;
+
   for v_update in
     select entry from jsonb_array_elements(p_updates) as entry order by (entry ->> 'series_id')::integer
   loop
     v_series_id := (v_update ->> 'series_id')::integer;
+    v_previous := (v_update ->> 'previous_sample_at')::bigint;
+    v_judged_at := to_timestamp((v_update ->> 'last_sample_at')::double precision / 1000);
 
     -- Written only on top of the state that was read: of two runs at once, the second one's word is dropped whole.
-    insert into monitor.detector_states as saved (series_id, version, state, last_sample_at, updated_at)
-    select v_series_id, v_update ->> 'state_version', v_update -> 'state',
-      to_timestamp((v_update ->> 'last_sample_at')::double precision / 1000), p_now
-    where v_update ->> 'previous_sample_at' is null
-      or exists (select from monitor.detector_states where series_id = v_series_id)
-    on conflict (series_id) do update
-    set version = excluded.version, state = excluded.state,
-        last_sample_at = excluded.last_sample_at, updated_at = excluded.updated_at
-    where monitor.epoch_ms(saved.last_sample_at) = (v_update ->> 'previous_sample_at')::bigint;
-    if not found then
-      v_stale := v_stale + 1;
-      continue;
+    select saved.version into v_version
+    from monitor.detector_states as saved
+    where saved.series_id = v_series_id and monitor.epoch_ms(saved.last_sample_at) = v_previous
+    for no key update;
+    v_is_new := v_version is distinct from v_update ->> 'state_version';
+    if found then
+      update monitor.detector_states as saved
+      set version = v_update ->> 'state_version', state = v_update -> 'state',
+          -- Left as it is, it is not written again; that of another version is nothing to this one.
+          memory = case when v_update ? 'memory' then v_update ->> 'memory' when v_is_new then null else saved.memory end,
+          forecast = coalesce(nullif(v_update -> 'forecast', 'null'), saved.forecast),
+          silent_at = to_timestamp((v_update ->> 'silent_at')::double precision / 1000),
+          last_sample_at = v_judged_at, updated_at = p_now
+      where saved.series_id = v_series_id;
+    else
+      insert into monitor.detector_states (series_id, version, state, memory, forecast, silent_at, last_sample_at, updated_at)
+      select v_series_id, v_update ->> 'state_version', v_update -> 'state', v_update ->> 'memory',
+        nullif(v_update -> 'forecast', 'null'), to_timestamp((v_update ->> 'silent_at')::double precision / 1000), v_judged_at, p_now
+      where v_previous is null
+      on conflict (series_id) do nothing;
+      if not found then
+        v_stale := v_stale + 1;
+        continue;
+      end if;
+    end if;
+
+    -- This version has not seen what came before: a replay will.
+    if v_is_new and (
+      v_previous is not null
+      or exists (
+        select from monitor.metric_time_series where series_id = v_series_id and recorded_at <= p_now - c_first_look)
+      or exists (
+        select from monitor.metric_chunks where series_id = v_series_id and day < ((p_now - c_first_look) at time zone 'UTC')::date)
+    ) then
+      perform monitor.request_replay(v_series_id, 'version', p_now);
+    elsif v_update ->> 'replay_version' is not null
+      -- Once: it goes on by itself, and what was given up waits its 7 days.
+      and not exists (select from monitor.detector_replays where series_id = v_series_id)
+      and not exists (
+        select from monitor.detector_states
+        where series_id = v_series_id and calibration ? 'failed' and calibrated_at > p_now - interval '7 days')
+    then
+      perform monitor.request_replay(v_series_id, 'version', p_now);
     end if;
 
     for v_event in select event from jsonb_array_elements(v_update -> 'events') as event loop
@@ -3865,6 +4734,8 @@ begin
           severity = case when v_is_worse then v_event ->> 'severity' else anomaly.severity end,
           score = greatest(anomaly.score, v_score),
           explanation = v_event ->> 'explanation',
+          kind = coalesce(v_event ->> 'anomaly_kind', anomaly.kind),
+          details = nullif(v_event -> 'details', 'null'),
           sample_count = greatest(anomaly.sample_count, (v_event ->> 'sample_count')::integer),
           detector_version = v_update ->> 'state_version',
           run_id = p_run_id
@@ -3873,19 +4744,35 @@ begin
 
       if found then
         v_extended := v_extended + (v_ended is null)::integer;
+        -- What a person said of it while it lasted is said of all of it.
+        update monitor.anomaly_feedback as feedback
+        set span_until = coalesce(v_ended, greatest(feedback.span_until, v_seen))
+        where feedback.anomaly_id = v_anomaly_id;
+        if found and v_ended is not null then -- it was replayed when only a part of it was known
+          perform monitor.request_replay(v_series_id, 'feedback', p_now);
+        end if;
       else
         insert into monitor.anomaly_detections (
           series_id, detector_version, started_at, last_seen_at, ended_at, ended_reason,
-          expected, lower, upper, observed, score, severity, explanation, sample_count, run_id
+          expected, lower, upper, observed, score, severity, explanation, sample_count, run_id, kind, details, group_id
         )
         values (
           v_series_id, v_update ->> 'state_version', v_started, v_seen, v_ended, v_event ->> 'ended_reason',
           (v_event ->> 'expected')::double precision, (v_event ->> 'lower')::double precision,
           (v_event ->> 'upper')::double precision, (v_event ->> 'observed')::double precision,
           (v_event ->> 'score')::double precision, v_event ->> 'severity', v_event ->> 'explanation',
-          (v_event ->> 'sample_count')::integer, p_run_id
+          (v_event ->> 'sample_count')::integer, p_run_id, v_event ->> 'anomaly_kind', nullif(v_event -> 'details', 'null'),
+          (
+            select first.group_id
+            from monitor.anomaly_detections as first
+            where first.group_id = first.anomaly_id
+              and first.started_at between v_started - c_group_reach and v_started + c_group_reach
+            order by first.anomaly_id
+            limit 1
+          )
         )
         returning anomaly_id into v_anomaly_id;
+        update monitor.anomaly_detections set group_id = anomaly_id where anomaly_id = v_anomaly_id and group_id is null;
         v_opened := v_opened + 1;
         perform monitor.copy_evidence(v_anomaly_id);
       end if;
@@ -3900,7 +4787,73 @@ begin
 end;
 $function$;
 grant execute on function monitor.record_detections(uuid,jsonb,timestamp with time zone) to service_role;
-comment on function monitor.record_detections(uuid,jsonb,timestamp with time zone) is 'Stores what the detector says of a page of series: its states, and anomalies opened, extended or closed, evidence included, all or nothing. Returns {opened, extended, closed, stale}; stale counts series whose state had moved on since it was read, which are left alone. Errors: 22023 when p_updates is no array, 23514 for a malformed event.';
+comment on function monitor.record_detections(uuid,jsonb,timestamp with time zone) is 'Stores what the detector says of a page of series: its states, and anomalies opened, extended or closed, grouped with those that began within 5 minutes, evidence included, all or nothing. An entry that brings no memory or forecast leaves it as it is. A version that has not seen the stored history, and one that is to take over (replay_version), is asked to replay it, as is a series of which an anomaly closes that a person has judged. Returns {opened, extended, closed, stale}; stale counts series  whose state had moved on since it was read, which are left alone. Errors: 22023 when p_updates is no array, 23514 for a malformed event.';
+
+CREATE OR REPLACE FUNCTION monitor.record_replay_slice(p_series_id integer, p_previous_cursor bigint, p_cursor bigint, p_version text, p_state jsonb, p_memory text, p_candidates jsonb, p_forecast jsonb, p_silent_at bigint, p_finished boolean, p_threshold double precision, p_calibration jsonb, p_now timestamp with time zone DEFAULT now(), p_requested_at bigint DEFAULT NULL::bigint)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  c_history  constant interval := interval '28 days';
+  v_live      monitor.detector_states;
+  v_replay    monitor.detector_replays;
+  v_cursor    timestamptz := to_timestamp(p_cursor / 1000.0);
+  v_finished  boolean;
+begin
+  if p_cursor is null or p_version is null or p_state is null or p_finished is null then
+    raise exception 'p_cursor, p_version, p_state and p_finished must be given'
+      using errcode = 'invalid_parameter_value', hint = 'The cursor is the time of the newest sample replayed, in ms.';
+  end if;
+
+  -- The state before its replay, as record_detections locks them.
+  select * into v_live from monitor.detector_states where series_id = p_series_id for no key update;
+  if not found then
+    return jsonb_build_object('outcome', 'stale');
+  end if;
+  select * into v_replay from monitor.detector_replays where series_id = p_series_id for update;
+  if not (case
+    when monitor.epoch_ms(v_replay.requested_at) is distinct from p_requested_at then false -- asked for since, or gone
+    when v_replay.version <> p_version then p_previous_cursor is null -- of another version: from the start
+    else monitor.epoch_ms(v_replay.cursor_at) is not distinct from p_previous_cursor
+  end) then
+    return jsonb_build_object('outcome', 'stale');
+  end if;
+
+  -- The live state moves on meanwhile; what came since is replayed first.
+  v_finished := p_finished and not exists (
+    select from monitor.scan_series(
+      array[p_series_id], v_cursor + interval '1 millisecond', v_live.last_sample_at + interval '1 millisecond'));
+  if v_finished then
+    update monitor.detector_states as saved
+    set version = p_version, state = p_state, memory = p_memory,
+        forecast = coalesce(nullif(p_forecast, 'null'), saved.forecast),
+        silent_at = to_timestamp(p_silent_at / 1000.0),
+        threshold = p_threshold, calibration = nullif(p_calibration, 'null'), calibrated_at = p_now, updated_at = p_now
+    where saved.series_id = p_series_id;
+    delete from monitor.detector_replays where series_id = p_series_id;
+  else
+    insert into monitor.detector_replays as known (
+      series_id, version, reason, requested_at, history_since, cursor_at, state, memory, candidates, slice_count)
+    values (
+      p_series_id, p_version, 'weekly', p_now, least(p_now - c_history, v_live.last_sample_at),
+      v_cursor, p_state, p_memory, nullif(p_candidates, 'null'), 1)
+    on conflict (series_id) do update
+    set version = excluded.version,
+        history_since = case when p_previous_cursor is null then excluded.history_since else known.history_since end,
+        cursor_at = excluded.cursor_at, state = excluded.state, memory = excluded.memory, candidates = excluded.candidates,
+        slice_count = case when p_previous_cursor is null then 1 else known.slice_count + 1 end
+    -- A request that was not committed yet when we looked: that one begins at the start.
+    where monitor.epoch_ms(known.requested_at) is not distinct from p_requested_at;
+    if not found then
+      return jsonb_build_object('outcome', 'stale');
+    end if;
+  end if;
+  return jsonb_build_object('outcome', case when v_finished then 'finished' when p_finished then 'moved_on' else 'recorded' end);
+end;
+$function$;
+grant execute on function monitor.record_replay_slice(integer,bigint,bigint,text,jsonb,text,jsonb,jsonb,bigint,boolean,double precision,jsonb,timestamp with time zone,bigint) to service_role;
+comment on function monitor.record_replay_slice(integer,bigint,bigint,text,jsonb,text,jsonb,jsonb,bigint,boolean,double precision,jsonb,timestamp with time zone,bigint) is 'Stores how far the replay of a series has come, if p_previous_cursor and p_requested_at (null: nobody asked) are what was read. With p_finished and nothing judged since beyond p_cursor, what it found takes over in detector_states, p_threshold included, and the replay is gone; a forecast of null leaves the present one. Returns {outcome}: recorded, finished, moved_on (p_finished, but there is more by now) or stale, which changes nothing. Times in ms. Errors: 22023 for a missing argument, 23514 for a state or candidates too large or a threshold out of range.';
 
 CREATE OR REPLACE FUNCTION monitor.record_samples(p_samples jsonb, p_recorded_at timestamp with time zone)
  RETURNS jsonb
@@ -4011,6 +4964,55 @@ exception when others then
 end;
 $function$;
 comment on function monitor.relation_exists(text) is 'Whether there is a relation of this qualified name that the caller can reach. Never raises.';
+
+CREATE OR REPLACE FUNCTION monitor.request_replay(p_series_id integer, p_reason text, p_now timestamp with time zone DEFAULT now())
+ RETURNS boolean
+ LANGUAGE sql
+ SET search_path TO ''
+AS $function$
+  select monitor.request_replays(array[p_series_id], p_reason, p_now) > 0;
+$function$;
+grant execute on function monitor.request_replay(integer,text,timestamp with time zone) to service_role;
+comment on function monitor.request_replay(integer,text,timestamp with time zone) is 'As request_replays, of one series. False if nobody has judged it yet.';
+
+CREATE OR REPLACE FUNCTION monitor.request_replays(p_series_ids integer[], p_reason text, p_now timestamp with time zone DEFAULT now())
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_asked  integer;
+begin
+  insert into monitor.detector_replays as known (series_id, reason, requested_at)
+  select saved.series_id, p_reason, p_now
+  from monitor.detector_states as saved
+  where saved.series_id = any (p_series_ids)
+  order by saved.series_id -- as record_detections does, so that none waits for the other
+  on conflict (series_id) do update
+  set reason = excluded.reason,
+      -- Never the same instant again: a slice that began before this request must not pass for one of it.
+      requested_at = greatest(excluded.requested_at, known.requested_at + interval '1 millisecond'),
+      version = null, history_since = null, cursor_at = null, state = null, memory = null, candidates = null, slice_count = 0;
+  get diagnostics v_asked = row_count;
+  return v_asked;
+end;
+$function$;
+grant execute on function monitor.request_replays(integer[],text,timestamp with time zone) to service_role;
+comment on function monitor.request_replays(integer[],text,timestamp with time zone) is 'Asks that these series be replayed from the start, also when a replay is going on. Returns how many: of a series that nobody has judged yet there is nothing to find out again.';
+
+CREATE OR REPLACE FUNCTION monitor.request_replays_of_metric()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+begin
+  -- All at once: a metric may have as many series as there are.
+  perform monitor.request_replays(
+    array(select series.series_id from monitor.metric_series as series where series.metric = new.metric), 'settings');
+  return null;
+end;
+$function$;
+comment on function monitor.request_replays_of_metric() is 'Trigger of metric_definitions: thresholds were found for the settings as they were.';
 
 CREATE OR REPLACE FUNCTION monitor.resolve_series(p_series jsonb, p_is_own boolean, OUT series_ids integer[], OUT reasons text[], OUT is_delta boolean[], OUT is_overflow boolean[])
  RETURNS record
@@ -4178,6 +5180,9 @@ CREATE OR REPLACE FUNCTION monitor.review_anomaly(p_anomaly_id bigint, p_state t
  SECURITY DEFINER
  SET search_path TO ''
 AS $function$
+declare
+  v_anomaly     monitor.anomaly_detections;
+  v_is_changed  boolean;
 begin
   if not monitor.may_administer() then
     raise exception 'only an admin may review an anomaly' using errcode = 'insufficient_privilege';
@@ -4186,18 +5191,41 @@ begin
     raise exception 'p_state must be acknowledged, resolved, false_positive or expected, got %', p_state
       using errcode = 'invalid_parameter_value', hint = 'expired is the retention policy''s word.';
   end if;
+  -- First what record_detections locks first, or each could wait for the other.
+  perform from monitor.detector_states
+  where series_id = (select series_id from monitor.anomaly_detections where anomaly_id = p_anomaly_id)
+  for no key update;
   update monitor.anomaly_detections
   set review_state = p_state, reviewed_at = p_now, reviewed_by = monitor.current_actor()
-  where anomaly_id = p_anomaly_id;
+  where anomaly_id = p_anomaly_id
+  returning * into v_anomaly;
   if not found then
     raise exception 'no such anomaly: %', p_anomaly_id
       using errcode = 'no_data_found', hint = 'Archived anomalies are not reviewed any more.';
+  end if;
+
+  if p_state in ('false_positive', 'expected') then
+    insert into monitor.anomaly_feedback as known (series_id, label, span_since, span_until, created_by, created_at, anomaly_id)
+    values (
+      v_anomaly.series_id, p_state, v_anomaly.started_at, coalesce(v_anomaly.ended_at, v_anomaly.last_seen_at),
+      v_anomaly.reviewed_by, p_now, p_anomaly_id)
+    on conflict (anomaly_id) do update
+    set label = excluded.label, span_since = excluded.span_since, span_until = excluded.span_until,
+        created_by = excluded.created_by, created_at = excluded.created_at
+    where (known.label, known.span_since, known.span_until)
+      is distinct from (excluded.label, excluded.span_since, excluded.span_until);
+  else
+    delete from monitor.anomaly_feedback where anomaly_id = p_anomaly_id;
+  end if;
+  v_is_changed := found;
+  if v_is_changed then -- the same word twice is no news
+    perform monitor.request_replay(v_anomaly.series_id, 'feedback', p_now);
   end if;
 end;
 $function$;
 grant execute on function monitor.review_anomaly(bigint,text,timestamp with time zone) to authenticated;
 grant execute on function monitor.review_anomaly(bigint,text,timestamp with time zone) to service_role;
-comment on function monitor.review_anomaly(bigint,text,timestamp with time zone) is 'A person''s word on an anomaly: acknowledged, resolved, false_positive or expected. Errors: 42501 for a user who is no admin, 22023 for another state, P0002 for an unknown anomaly.';
+comment on function monitor.review_anomaly(bigint,text,timestamp with time zone) is 'A person''s word on an anomaly: acknowledged, resolved, false_positive or expected. The last two are feedback on its span as well, which another word takes back, and the series is replayed with it. Errors: 42501 for a user who is no admin, 22023 for another state, P0002 for an unknown anomaly.';
 
 CREATE OR REPLACE FUNCTION monitor.revoke_access_token(p_name text, p_now timestamp with time zone DEFAULT now())
  RETURNS void
@@ -4276,6 +5304,9 @@ begin
       when 'anomaly_detections' then monitor.cleanup_old_anomalies(v_days, p_now, p_dry_run)
       when 'system_alerts' then monitor.cleanup_old_alerts(v_days, p_now, p_dry_run)
       when 'incidents' then monitor.cleanup_old_incidents(v_days, p_now, p_dry_run)
+      when 'anomaly_feedback' then monitor.cleanup_detection_labels(p_entity, v_days, p_now, p_dry_run)
+      when 'maintenance_windows' then monitor.cleanup_detection_labels(p_entity, v_days, p_now, p_dry_run)
+      when 'deploy_marks' then monitor.cleanup_detection_labels(p_entity, v_days, p_now, p_dry_run)
       else monitor.cleanup_own_table(p_entity, v_days, p_now, p_dry_run)
     end;
   exception
@@ -4313,6 +5344,33 @@ AS $function$
 $function$;
 grant execute on function monitor.sample(text,double precision,jsonb) to service_role;
 comment on function monitor.sample(text,double precision,jsonb) is 'An array of one sample as collectors return it, or of none when the value is null: unknown is no sample, never 0. Arrays are joined with ||.';
+
+CREATE OR REPLACE FUNCTION monitor.satisfies_matchers(p_metric text, p_labels jsonb, p_matchers jsonb)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO ''
+AS $function$
+  select p_matchers is null or not exists (
+    select
+    from jsonb_array_elements(p_matchers) as matcher
+    cross join lateral (
+      select case matcher ->> 'name'
+        when '__name__' then p_metric
+        else coalesce(p_labels ->> (matcher ->> 'name'), '') -- an absent label is the empty string
+      end as actual
+    ) as label
+    where not case matcher ->> 'op'
+      when '=' then label.actual = matcher ->> 'value'
+      when '!=' then label.actual <> matcher ->> 'value'
+      when '=~' then label.actual ~ ('^(?:' || (matcher ->> 'value') || ')$')
+      else label.actual !~ ('^(?:' || (matcher ->> 'value') || ')$')
+    end
+  );
+$function$;
+grant execute on function monitor.satisfies_matchers(text,jsonb,jsonb) to authenticated;
+grant execute on function monitor.satisfies_matchers(text,jsonb,jsonb) to service_role;
+comment on function monitor.satisfies_matchers(text,jsonb,jsonb) is 'Whether one series satisfies every matcher, as monitor.match_series judges many; true without matchers.';
 
 CREATE OR REPLACE FUNCTION monitor.scan_rollups(p_series_ids integer[], p_from timestamp with time zone, p_until timestamp with time zone)
  RETURNS TABLE(series_id integer, at bigint, count bigint, sum double precision, min double precision, max double precision, first double precision, last double precision)
@@ -4453,6 +5511,136 @@ $function$;
 grant execute on function monitor.scan_series(integer[],timestamp with time zone,timestamp with time zone) to authenticated;
 grant execute on function monitor.scan_series(integer[],timestamp with time zone,timestamp with time zone) to service_role;
 comment on function monitor.scan_series(integer[],timestamp with time zone,timestamp with time zone) is 'Samples of each series with p_from <= time < p_until, oldest first, wherever they lie: times in epoch ms, and values. A row a series that has any, so for use in SQL; whoever reads over the API takes read_samples.';
+
+CREATE OR REPLACE FUNCTION monitor.scan_spans(p_series_ids integer[], p_from timestamp with time zone[], p_until timestamp with time zone, p_limit integer)
+ RETURNS TABLE(series_id integer, spans json, deploys json)
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+ SET jit TO 'off'
+AS $function$
+  with wanted as materialized (
+    select asked.series_id, asked.since from unnest(p_series_ids, p_from) as asked (series_id, since)
+  ), earliest as materialized (
+    select min(since) as since from wanted
+  ), windows as materialized (
+    select planned.matchers, planned.starts_at, planned.ends_at
+    from monitor.maintenance_windows as planned
+    where planned.ends_at >= (select since from earliest) and planned.starts_at <= p_until and planned.ends_at > planned.starts_at
+  ), marks as materialized (
+    select mark.matchers, mark.deployed_at
+    from monitor.deploy_marks as mark
+    where mark.deployed_at between (select since from earliest) and p_until
+  ), linked as materialized (
+    -- From the incidents: those that are open or ended lately are few.
+    select incident.started_at, incident.resolved_at, link.anomaly_id
+    from monitor.incidents as incident
+    join monitor.incident_anomalies as link using (incident_id)
+    where incident.started_at <= p_until
+      and (incident.resolved_at is null or incident.resolved_at >= (select since from earliest))
+  ), known as materialized (
+    select series.series_id, wanted.since, series.metric, series.labels
+    from wanted
+    join monitor.metric_series as series using (series_id)
+    where exists (select from windows) or exists (select from marks) -- else nobody asks for their labels
+  ), span as (
+    select known.series_id, windows.starts_at as since, windows.ends_at as until, 'maintenance' as label
+    from known
+    join windows on windows.ends_at >= known.since and monitor.satisfies_matchers(known.metric, known.labels, windows.matchers)
+    union all
+    select feedback.series_id, feedback.span_since, feedback.span_until, feedback.label
+    from wanted
+    join monitor.anomaly_feedback as feedback
+      on feedback.series_id = wanted.series_id and feedback.span_until >= wanted.since and feedback.span_since <= p_until
+    union
+    select wanted.series_id, linked.started_at, linked.resolved_at, 'incident'
+    from linked
+    cross join lateral (
+      select live.series_id from monitor.anomaly_detections as live where live.anomaly_id = linked.anomaly_id
+      union all
+      select archived.series_id from monitor.anomaly_detections_archive as archived where archived.anomaly_id = linked.anomaly_id
+    ) as anomaly
+    join wanted on wanted.series_id = anomaly.series_id and (linked.resolved_at is null or linked.resolved_at >= wanted.since)
+  ), spans as (
+    select numbered.series_id, json_agg(json_build_object(
+      'from', monitor.epoch_ms(numbered.since), 'until', monitor.epoch_ms(numbered.until), 'label', numbered.label
+    ) order by numbered.since, numbered.until, numbered.label) as list
+    from (
+      select span.*, row_number() over (
+        -- Those that end last, or not yet: an incident that goes on is not pushed out by what was over long ago.
+        partition by span.series_id order by span.until desc nulls first, span.since desc) as place
+      from span
+    ) as numbered
+    where numbered.place <= p_limit
+    group by numbered.series_id
+  ), deploys as (
+    select numbered.series_id, json_agg(monitor.epoch_ms(numbered.deployed_at) order by numbered.deployed_at) as list
+    from (
+      select known.series_id, marks.deployed_at,
+        row_number() over (partition by known.series_id order by marks.deployed_at desc) as place
+      from known
+      join marks on marks.deployed_at >= known.since and monitor.satisfies_matchers(known.metric, known.labels, marks.matchers)
+    ) as numbered
+    where numbered.place <= p_limit
+    group by numbered.series_id
+  )
+  select series_id, coalesce(spans.list, '[]'), coalesce(deploys.list, '[]')
+  from spans
+  full join deploys using (series_id);
+$function$;
+grant execute on function monitor.scan_spans(integer[],timestamp with time zone[],timestamp with time zone,integer) to authenticated;
+grant execute on function monitor.scan_spans(integer[],timestamp with time zone[],timestamp with time zone,integer) to service_role;
+comment on function monitor.scan_spans(integer[],timestamp with time zone[],timestamp with time zone,integer) is 'Labelled spans [{from, until, label}] and deploys [at] of each series that touch the time from its p_from to p_until, in ms, at most p_limit of each, those that end last, in order of time; until is null while an incident lasts. Labels: maintenance, incident, false_positive, expected, missed. A row a series that has any, so for use in SQL; whoever asks over the API takes read_spans.';
+
+CREATE OR REPLACE FUNCTION monitor.set_detection(p_metric text, p_budget double precision DEFAULT NULL::double precision, p_sensitivity text DEFAULT NULL::text, p_direction text DEFAULT NULL::text, p_minimum_change double precision DEFAULT NULL::double precision, p_minimum_change_ratio double precision DEFAULT NULL::double precision, p_enabled boolean DEFAULT NULL::boolean)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+begin
+  if not monitor.may_administer() then
+    raise exception 'only an admin may change detection' using errcode = 'insufficient_privilege';
+  end if;
+  if p_budget is not null and p_sensitivity is not null then
+    raise exception 'p_budget and p_sensitivity are two ways to say the same'
+      using errcode = 'invalid_parameter_value', hint = 'Give one of them: low is 0.25 a week, normal 1, high 4.';
+  end if;
+  if p_sensitivity is not null and p_sensitivity not in ('low', 'normal', 'high') then
+    raise exception 'p_sensitivity must be low, normal or high, got %', p_sensitivity
+      using errcode = 'invalid_parameter_value', hint = 'Or give p_budget, the anomalies a week.';
+  end if;
+  if p_budget is not null and not (p_budget >= 0.01 and p_budget <= 100) then
+    raise exception 'p_budget must be from 0.01 to 100 a week, got %', p_budget
+      using errcode = 'invalid_parameter_value', hint = 'To hear nothing of a metric, set p_enabled to false.';
+  end if;
+  if p_direction is not null and p_direction not in ('auto', 'both', 'up', 'down') then
+    raise exception 'p_direction must be auto, both, up or down, got %', p_direction
+      using errcode = 'invalid_parameter_value', hint = 'auto is inferred from the unit and kind of the metric.';
+  end if;
+  if p_minimum_change is not null and not (p_minimum_change >= 0 and p_minimum_change < 'infinity')
+    or p_minimum_change_ratio is not null and not (p_minimum_change_ratio >= 0 and p_minimum_change_ratio < 'infinity') then
+    raise exception 'p_minimum_change and p_minimum_change_ratio must be finite and not negative'
+      using errcode = 'invalid_parameter_value', hint = 'The first is in the metric''s unit, the second a share: 0.02 is 2 %.';
+  end if;
+
+  update monitor.metric_definitions
+  set detection_budget = coalesce(
+        p_budget, case p_sensitivity when 'low' then 0.25 when 'normal' then 1 when 'high' then 4 end, detection_budget),
+      detection_direction = coalesce(p_direction, detection_direction),
+      minimum_change = coalesce(p_minimum_change, minimum_change),
+      minimum_change_ratio = coalesce(p_minimum_change_ratio, minimum_change_ratio),
+      detection_enabled = coalesce(p_enabled, detection_enabled)
+  where metric = p_metric;
+  if not found then
+    raise exception 'no such metric: %', p_metric
+      using errcode = 'no_data_found', hint = 'Metrics are the rows of monitor.metric_definitions.';
+  end if;
+end;
+$function$;
+grant execute on function monitor.set_detection(text,double precision,text,text,double precision,double precision,boolean) to authenticated;
+grant execute on function monitor.set_detection(text,double precision,text,text,double precision,double precision,boolean) to service_role;
+comment on function monitor.set_detection(text,double precision,text,text,double precision,double precision,boolean) is 'Sets what is told of a metric: at most p_budget anomalies a week and series, or p_sensitivity (low 0.25, normal 1, high 4), the direction, the smallest change worth telling in its unit and as a share, and whether any. Null leaves as it is. Recorded in the audit log; the metric''s series are replayed to find their thresholds. Errors: 42501 for a user who is no admin, 22023 for a value out of range or both budget and sensitivity, P0002 for an unknown metric.';
 
 CREATE OR REPLACE FUNCTION monitor.set_schedule(p_job text, p_schedule text, p_now timestamp with time zone DEFAULT now())
  RETURNS void

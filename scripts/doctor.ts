@@ -1,8 +1,8 @@
 /** `npm run doctor`: prints monitor.check_setup() of the local stack or of any database. */
-import { existsSync, readFileSync } from "node:fs";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import pg from "pg";
+import { explainConnection, findDatabaseUrl } from "./connection.ts";
 
 const HELP = `Checks that pgvigil is set up and working, requirement by requirement.
 
@@ -19,15 +19,6 @@ interface Requirement {
   fix: string | null;
 }
 
-/** Where to look, in order: the argument, the running local stack. @throws {Error} with the way out if neither. */
-function findDatabaseUrl(argument: string | undefined): string {
-  if (argument) return argument;
-  if (!existsSync(".local/stack.json")) {
-    throw new Error("There is no local stack here. Start it with `npm start`, or pass --db-url.");
-  }
-  return JSON.parse(readFileSync(".local/stack.json", "utf8")).db_url;
-}
-
 async function readRequirements(url: string): Promise<Requirement[]> {
   const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 10_000 });
   try {
@@ -37,17 +28,6 @@ async function readRequirements(url: string): Promise<Requirement[]> {
   } finally {
     await client.end().catch(() => {});
   }
-}
-
-/** Says what went wrong in words, with the way out; the URL holds a password and is not repeated. */
-function explain(error: unknown): string {
-  const { code, message } = error as { code?: string; message: string };
-  if (code === "3F000" || code === "42883") {
-    return "The schema monitor is not in this database. Apply the migrations: supabase db push --remote=<url>.";
-  }
-  if (code === "ECONNREFUSED") return "Nothing listens there. Is the stack running (`npm start`)?";
-  if (code === "28P01") return "The password was refused.";
-  return message;
 }
 
 function print(requirements: readonly Requirement[]): void {
@@ -78,6 +58,6 @@ try {
     process.exitCode = statuses.has("failed") ? 1 : statuses.has("unknown") ? 2 : 0;
   }
 } catch (error) {
-  console.error(`Cannot check the setup: ${explain(error)}`);
+  console.error(`Cannot check the setup: ${explainConnection(error)}`);
   process.exitCode = 3;
 }

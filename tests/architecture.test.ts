@@ -89,7 +89,8 @@ describe("imports of what is deployed", () => {
     expect(code).not.toMatch(/\bimport\s*\(/);
     expect(code).not.toMatch(/\brequire\s*\(/);
     // As many as there are, are found.
-    const statements = code.match(/^\s*(import\b|export\b[^=;]*\bfrom\b)/gm) ?? [];
+    const statements = code.match(/^\s*(import\b|export\b[^=;{]*(\{[^}]*\}\s*)?\bfrom\s*["'])/gm) ??
+      [];
     expect(findImports(read(file))).toHaveLength(statements.length);
   });
 });

@@ -4,16 +4,50 @@ export interface Sample {
   readonly value: number;
 }
 
-/** What an operator decided for a metric. None of it is remembered in the state. */
+/** What kind of change an anomaly is. The last five are the absence family. */
+export type AnomalyKind =
+  | "spike"
+  | "drop"
+  | "level_shift"
+  | "trend"
+  | "variance"
+  | "shape"
+  | "flat_line"
+  | "drop_to_zero"
+  | "late"
+  | "missing"
+  | "counter_stopped";
+
+/** What is decided for a metric, or for one series of it. None of it is remembered in the state. */
 export interface DetectionSettings {
-  /** Which deviations count. The other side is neither reported nor kept out of the training. */
+  /** Which deviations count. The other side is not reported. */
   readonly direction: "both" | "up" | "down";
-  /** One scale for every metric: high reports whatever low reports, and more. */
-  readonly sensitivity: "low" | "normal" | "high";
-  /** Smallest change worth reporting, ≥ 0, in `unit` (per second for a counter); 0 is no limit. */
+  /**
+   * Score (0-1) from which a change is told; {@link DEFAULT_THRESHOLD} is that of one a week. It decides
+   * only what is told, not what is learned, so a lower one tells all that a higher one does.
+   */
+  readonly threshold: number;
+  /** Smallest change worth telling, ≥ 0, in `unit` (per second for a counter); 0 is no limit. */
   readonly minimumChange: number;
-  /** Unit of the metric, e.g. "seconds"; "count" is the one that changes how values are judged. */
+  /** Smallest change worth telling as a share of what was expected, ≥ 0; 0 is no limit. */
+  readonly minimumChangeRatio: number;
+  /** Unit of the metric, e.g. "seconds"; for the words of the explanation only. */
   readonly unit: string;
+}
+
+/** Score from which a change is told unless a replay has found a better one. */
+export const DEFAULT_THRESHOLD = 0.5;
+
+/** A span of time a person or the system has a word on. */
+export interface LabelledSpan {
+  /** In ms, both included; null while it lasts. */
+  readonly from: number;
+  readonly until: number | null;
+  /**
+   * `expected` and `maintenance`: nothing in it is told, nothing in it trains. `incident`: does not train.
+   * `false_positive`: not told, and trains as normal. `missed`: does not train; calibration wants it told.
+   */
+  readonly label: "expected" | "maintenance" | "incident" | "false_positive" | "missed";
 }
 
 /** An anomaly that the store holds as open, whatever the state says. */
@@ -24,14 +58,21 @@ export interface OpenAnomaly {
 
 /** Everything one call of {@link Detector.detectSeries} depends on. */
 export interface DetectionInput {
-  /** What the previous call for this series returned; null before the first. */
+  /** `state` and `memory` as the previous call for this series returned them; null before the first. */
   readonly state: unknown;
+  readonly memory: string | null;
   /** Ascending by `at`. Those not newer than the newest one already judged are ignored. */
   readonly samples: readonly Sample[];
   readonly settings: DetectionSettings;
   /** A counter is judged by its rate per second, resets handled as Prometheus does. */
   readonly kind: "gauge" | "counter";
   readonly openAnomaly: OpenAnomaly | null;
+  /** Those that touch the time of the samples or of what is remembered; in any order, may overlap. */
+  readonly spans: readonly LabelledSpan[];
+  /** Times of deploys, in ms, in any order. */
+  readonly deploys: readonly number[];
+  /** The clock in ms, by which samples that do not come are missed; null: only what comes is judged. */
+  readonly now: number | null;
 }
 
 /** What the detector says of one sample. Ignored samples have none. */
@@ -39,7 +80,7 @@ export type Judgement =
   | {
     readonly at: number;
     readonly kind: "insufficient_data";
-    /** Values learned so far. */
+    /** Samples seen so far. */
     readonly trainingCount: number;
   }
   | (Verdict & {
@@ -54,7 +95,7 @@ export interface Verdict {
   readonly expected: number;
   readonly lower: number;
   readonly upper: number;
-  /** ≥ 0, without unit, larger is rarer; comparable within one detector version only. */
+  /** 0-1: how strongly this sample says that something new has begun. Low again while it lasts. */
   readonly score: number;
 }
 
@@ -64,40 +105,76 @@ export interface Verdict {
  */
 export interface DetectionEvent {
   readonly kind: "open" | "extend" | "close";
+  /** What it is by now: a spike that lasts becomes a level shift. */
+  readonly anomalyKind: AnomalyKind;
   /** Time of the first suspicious sample of the run that opened it, in ms. */
   readonly startedAt: number;
   /** Time of the newest suspicious sample, in ms. */
   readonly lastSeenAt: number;
   /** In ms; null while it lasts. */
   readonly endedAt: number | null;
-  readonly endedReason: "recovered" | "level_shift" | null;
+  readonly endedReason: "recovered" | "level_shift" | "no_data" | null;
   /** What was expected when the worst value was seen, and the band around it. */
   readonly expected: number;
   readonly lower: number;
   readonly upper: number;
-  /** The worst value, and its score. */
+  /** The worst value, and the highest score. */
   readonly observed: number;
   readonly score: number;
   readonly severity: "info" | "warning" | "critical";
   /** Why, in words and numbers, for a person who has not seen the data. */
   readonly explanation: string;
+  readonly details: AnomalyDetails;
   /** Suspicious samples from start to end, ≥ 1. */
   readonly sampleCount: number;
 }
 
+/** The numbers behind an explanation. */
+export interface AnomalyDetails {
+  /** Over how many seconds the change was judged; a single sample is 0. */
+  readonly scaleSeconds: number;
+  /** How often a week chance alone brings something as strange; null where it is no matter of chance. */
+  readonly perWeek: number | null;
+  /** What it was held against. */
+  readonly comparedWith: "recent_values" | "same_time_of_day" | "usual_interval";
+  /** Samples and whole days that the expectation rests on. */
+  readonly trainingCount: number;
+  readonly cycles: number;
+  /** Change against the expectation and the smallest that counts, both in the unit of the metric. */
+  readonly change: number;
+  readonly minimumChange: number;
+}
+
+/** What is expected of the coming day and was expected of the last one, by equal steps of time. */
+export interface Forecast {
+  /** Time of the first step, a multiple of `stepMs`, both in ms. */
+  readonly from: number;
+  readonly stepMs: number;
+  /** As long as each other, in the metric's unit (per second for a counter); null where not known. */
+  readonly expected: readonly (number | null)[];
+  readonly lower: readonly (number | null)[];
+  readonly upper: readonly (number | null)[];
+}
+
 /** What one call found out. */
 export interface DetectionResult {
-  /** A plain JSON value of at most {@link STATE_BYTES_LIMIT}, for the next call. */
+  /** Small, a plain JSON value, for the next call; changes with every sample. */
   readonly state: unknown;
+  /** Large, printable ASCII, for the next call; the very string that came in while it has not changed. */
+  readonly memory: string | null;
+  /** Null unless it was made anew, which happens about every two hours. */
+  readonly forecast: Forecast | null;
   /** In order of time. An anomaly opened here and still open has its `open` only, brought up to date. */
   readonly events: readonly DetectionEvent[];
   /** One for each sample that was not ignored, in order. */
   readonly judgements: readonly Judgement[];
   /** How the series stands after the last sample. */
   readonly status: "insufficient_data" | "normal" | "anomaly";
+  /** From when on silence is an anomaly, in ms; null if not known yet, or told already. */
+  readonly silentAt: number | null;
 }
 
-/** Most bytes of a state as JSON, whatever the samples were. */
+/** Most bytes of a state as JSON together with its memory, whatever the samples were. */
 export const STATE_BYTES_LIMIT = 8192;
 
 /**

@@ -10,13 +10,26 @@ import {
   RecordedCollection,
 } from "../../shared/contract/collection.ts";
 import {
+  ANOMALY_KINDS,
   DetectionPageRow,
   DetectionSeriesRow,
+  PAGE_SAMPLES_LIMIT,
   parseDetectionPage,
   parseDetectionRecord,
+  parseReplayRecord,
+  parseReplaySlice,
   RecordedDetections,
+  RecordedReplay,
+  type ReplayProgress,
+  type ReplaySlice,
+  ReplaySliceRow,
+  SpanRow,
   toDetectionEventRow,
+  toReplayArguments,
 } from "../../shared/contract/detection.ts";
+import { calibrate } from "../../shared/detection/calibrate.ts";
+import { NO_CANDIDATES } from "../../shared/detection/collect-candidates.ts";
+import type { Forecast } from "../../shared/detection/detector.ts";
 import { HealthFactsRow, parseHealthFacts } from "../../shared/contract/health-facts.ts";
 import { parseJobFinish, parseJobStart } from "../../shared/contract/job-run.ts";
 import {
@@ -27,7 +40,18 @@ import {
 } from "../../shared/contract/retention.ts";
 import { RUN_STATES } from "../../shared/contract/health-facts.ts";
 import { it, type Query, rpc } from "./database.ts";
-import { addAnomaly, addMetric, addRun, addSeries, iso, MINUTE, NOON, openDays } from "./seeds.ts";
+import {
+  addAnomaly,
+  addMetric,
+  addRun,
+  addSeries,
+  DAY,
+  iso,
+  MINUTE,
+  NOON,
+  openDays,
+  range,
+} from "./seeds.ts";
 
 /** What the database answers must be parsed, and must say nothing that the schema does not know. */
 function expectExactly(schema: z.ZodObject, answer: unknown, beyond: readonly string[] = []) {
@@ -134,6 +158,7 @@ describe("the contract of collecting", () => {
 describe("the contract of detection", () => {
   const EVENT = {
     kind: "open",
+    anomalyKind: "spike",
     startedAt: NOON,
     lastSeenAt: NOON,
     endedAt: null,
@@ -142,9 +167,18 @@ describe("the contract of detection", () => {
     lower: 0,
     upper: 2,
     observed: 9,
-    score: 8,
+    score: 0.8,
     severity: "warning",
     explanation: "9 instead of 1",
+    details: {
+      scaleSeconds: 0,
+      perWeek: 0.1,
+      comparedWith: "recent_values",
+      trainingCount: 100,
+      cycles: 0,
+      change: 8,
+      minimumChange: 0,
+    },
     sampleCount: 1,
   } as const;
 
@@ -158,42 +192,185 @@ describe("the contract of detection", () => {
       ]]),
     ];
     await query(
-      "insert into monitor.detector_states (series_id, version, state, last_sample_at) values ($1, 'median/1', '{\"a\":[1]}', $2)",
+      `insert into monitor.detector_states (series_id, version, state, memory, threshold, last_sample_at)
+       values ($1, 'rarity-1', '{"a":[1]}', 'abc', 0.6, $2)`,
       [known, iso(NOON - 2 * MINUTE)],
     );
     await addAnomaly(query, known, { started_at: iso(NOON - 5 * MINUTE) });
+    await rpc(query, "label_anomaly_span", {
+      p_series_id: known,
+      p_label: "missed",
+      p_from: iso(NOON - 9 * MINUTE),
+      p_until: iso(NOON - 8 * MINUTE),
+    });
+    await rpc(query, "mark_deploy", { p_label: "v2", p_at: iso(NOON - 7 * MINUTE) });
     const answer = await rpc<{ series: object[] }>(query, "read_detection_page", {
       p_now: iso(NOON),
     });
     expectExactly(DetectionPageRow, answer);
-    for (const series of answer.series) expectExactly(DetectionSeriesRow, series, ["labels"]);
+    for (const series of answer.series) expectExactly(DetectionSeriesRow, series);
 
-    expect(parseDetectionPage(answer)).toEqual({
+    expect(parseDetectionPage(answer)).toMatchObject({
       series: [
         {
           seriesId: fresh,
           kind: "counter",
-          settings: { direction: "both", sensitivity: "normal", minimumChange: 0, unit: "count" },
+          settings: { unit: "count" },
           state: null,
+          memory: null,
           stateVersion: null,
           lastSampleAt: null,
           openAnomaly: null,
+          spans: [],
+          deploys: [NOON - 7 * MINUTE],
+          isSilent: false,
           samples: [{ at: NOON - MINUTE, value: 1 }],
         },
         {
           seriesId: known,
           kind: "gauge",
-          settings: { direction: "both", sensitivity: "normal", minimumChange: 0.5, unit: "count" },
+          settings: { threshold: 0.6, minimumChange: 0.5, unit: "count" },
           state: { a: [1] },
-          stateVersion: "median/1",
+          memory: "abc",
+          stateVersion: "rarity-1",
           lastSampleAt: NOON - 2 * MINUTE,
           openAnomaly: { startedAt: NOON - 5 * MINUTE },
+          spans: [{ from: NOON - 9 * MINUTE, until: NOON - 8 * MINUTE, label: "missed" }],
+          deploys: [NOON - 7 * MINUTE],
+          isSilent: false,
           samples: [{ at: NOON - MINUTE, value: 1 / 3 }],
         },
       ],
       failed: [],
       nextSeriesId: null,
     });
+  });
+
+  it("reads a slice of a replay, and writes how far it has come and how it ends", async ({ query }) => {
+    await openDays(query);
+    const metric = await addMetric(query, { detection_budget: 2 });
+    const series = await addSeries(query, metric, [[NOON - MINUTE, 1], [NOON, 2]]);
+    await query(
+      `insert into monitor.detector_states (series_id, version, state, last_sample_at)
+       values ($1, 'old-1', '{}', $2)`,
+      [series, iso(NOON)],
+    );
+    await rpc(query, "label_anomaly_span", {
+      ...{ p_series_id: series, p_label: "missed", p_from: iso(NOON), p_until: iso(NOON) },
+    });
+    await query("delete from monitor.detector_replays");
+    const ask = () => rpc(query, "read_replay_slice", { p_now: iso(NOON), p_version: "old-1" });
+    expect(parseReplaySlice(await ask())).toBeNull();
+
+    await rpc(query, "request_replay", { p_series_id: series, p_reason: "test", p_now: iso(NOON) });
+    const read = async () => {
+      const answer = await rpc<object>(query, "read_replay_slice", {
+        ...{ p_now: iso(NOON), p_version: "new-1" },
+      });
+      expectExactly(ReplaySliceRow, answer);
+      return parseReplaySlice(answer) as ReplaySlice;
+    };
+    const slice = await read();
+    expect(slice).toEqual({
+      ...{ seriesId: series, kind: "gauge", budget: 2, state: null, memory: null },
+      settings: {
+        ...{ direction: "both", threshold: 0.475, unit: "count" },
+        ...{ minimumChange: 1, minimumChangeRatio: 0.02 },
+      },
+      spans: [{ from: NOON, until: NOON, label: "missed" }],
+      deploys: [],
+      tally: NO_CANDIDATES,
+      ...{ cursorAt: null, requestedAt: NOON, readUntil: NOON, isLast: true },
+      samples: [{ at: NOON - MINUTE, value: 1 }, { at: NOON, value: 2 }],
+    });
+
+    const candidate = { at: NOON, until: NOON, score: 0.46, kind: "spike" } as const;
+    const progress: ReplayProgress = {
+      ...{ seriesId: series, previousCursorAt: null, requestedAt: NOON },
+      ...{ cursorAt: NOON - MINUTE, version: "new-1", state: { n: 1 }, memory: "m" },
+      tally: {
+        ...{ ended: [candidate], droppedCount: 3, open: { ...candidate, at: NOON + 1 } },
+        ...{ judgedFrom: NOON - MINUTE, judgedUntil: NOON },
+      },
+      ...{ forecast: null, silentAt: null, calibration: null },
+    };
+    const record = async (more: Partial<ReplayProgress>) => {
+      const answer = await rpc(query, "record_replay_slice", {
+        ...toReplayArguments({ ...progress, ...more }),
+        p_now: iso(NOON),
+      });
+      expectExactly(RecordedReplay, answer);
+      return parseReplayRecord(answer);
+    };
+    expect(await record({ requestedAt: NOON - 1 })).toBe("stale");
+    expect(await record({})).toBe("recorded");
+    expect(await record({})).toBe("stale");
+    expect(await read()).toMatchObject({
+      ...{ cursorAt: NOON - MINUTE, state: { n: 1 }, memory: "m", tally: progress.tally },
+      ...{ samples: [{ at: NOON, value: 2 }], isLast: true },
+    });
+
+    const forecast: Forecast = {
+      ...{ from: NOON, stepMs: 15 * MINUTE, expected: [1, null], lower: [0, null] },
+      upper: [2, null],
+    };
+    const calibration = calibrate({
+      ...{ candidates: [candidate], days: 1, budget: 2, spans: slice.spans },
+    });
+    expect(
+      await record({
+        ...{ previousCursorAt: NOON - MINUTE, cursorAt: NOON, forecast, calibration },
+        silentAt: NOON + MINUTE,
+      }),
+    ).toBe("finished");
+    const { rows } = await query("select * from monitor.detector_states where series_id = $1", [
+      series,
+    ]);
+    expect(rows).toMatchObject([{
+      ...{ version: "new-1", state: { n: 1 }, memory: "m", forecast },
+      ...{ threshold: 0.46, calibration: { budget: 2, days: 1, told: 1, missed_told: 1 } },
+      ...{ calibrated_at: new Date(NOON), silent_at: new Date(NOON + MINUTE) },
+    }]);
+  });
+
+  it("parks a replay", async ({ query }) => {
+    await openDays(query);
+    const series = await addSeries(query, await addMetric(query), [[NOON, 2]]);
+    await query(
+      `insert into monitor.detector_states (series_id, version, state, last_sample_at)
+       values ($1, 'new-1', '{}', $2)`,
+      [series, iso(NOON)],
+    );
+    await rpc(query, "request_replay", { p_series_id: series, p_reason: "test" });
+    await rpc(query, "park_replay", { p_series_id: series, p_error: "why" });
+    const { rows } = await query(
+      "select calibration from monitor.detector_states where series_id = $1",
+      [
+        series,
+      ],
+    );
+    expect(rows).toEqual([{ calibration: { failed: "why" } }]);
+  });
+
+  it("gives as many samples at once as it says, and a silent series without any", async ({ query }) => {
+    await openDays(query, NOON - DAY, 2);
+    const metric = await addMetric(query);
+    const samples = range(PAGE_SAMPLES_LIMIT + 1)
+      .map((n) => [NOON - (n + 1) * 30_000, n] as const);
+    await addSeries(query, metric, samples, { a: "full" });
+    const silent = await addSeries(query, metric, [[NOON - 9 * MINUTE, 1]], { a: "silent" });
+    await query(
+      `insert into monitor.detector_states (series_id, version, state, last_sample_at, silent_at)
+       values ($1, 'new-1', '{}', $2, $3)`,
+      [silent, iso(NOON - 9 * MINUTE), iso(NOON - MINUTE)],
+    );
+    const answer = await rpc(query, "read_detection_page", { p_now: iso(NOON) });
+    const { series, failed } = parseDetectionPage(answer);
+    expect(failed).toEqual([]);
+    expect(series.map(({ samples, isSilent }) => [samples.length, isSilent])).toEqual([
+      [PAGE_SAMPLES_LIMIT, false],
+      [0, true],
+    ]);
   });
 
   it.for(
@@ -207,7 +384,13 @@ describe("the contract of detection", () => {
         endedReason: "recovered",
         severity: "critical",
       },
-      { ...EVENT, kind: "close", endedAt: NOON + 1, endedReason: "level_shift" },
+      {
+        ...EVENT,
+        kind: "close",
+        anomalyKind: "level_shift",
+        endedAt: NOON + 1,
+        endedReason: "level_shift",
+      },
     ] as const,
   )("writes an event as the database takes it: $kind", async (event, { query }) => {
     await openDays(query);
@@ -218,8 +401,9 @@ describe("the contract of detection", () => {
         series_id: series,
         previous_sample_at: null,
         last_sample_at: NOON,
-        state_version: "median/1",
+        state_version: "rarity-1",
         state: {},
+        silent_at: null,
         events: [toDetectionEventRow(event)],
       }],
       p_now: iso(NOON),
@@ -234,6 +418,8 @@ describe("the contract of detection", () => {
       ended_reason: event.endedReason,
       severity: event.severity,
       sample_count: 1,
+      kind: event.anomalyKind,
+      details: event.details,
     }]);
   });
 
@@ -241,17 +427,29 @@ describe("the contract of detection", () => {
     [
       ["metric_definitions_kind_known", DetectionSeriesRow.shape.kind],
       ["metric_definitions_detection_direction_known", DetectionSeriesRow.shape.direction],
-      ["metric_definitions_detection_sensitivity_known", DetectionSeriesRow.shape.sensitivity],
     ] as const,
   )("knows what %s allows", async ([constraint, schema], { asOwner }) => {
     expect([...schema.options].sort()).toEqual(await readAllowed(asOwner, constraint));
+  });
+
+  it("knows the kinds of an anomaly, no more, no less", async ({ asOwner }) => {
+    expect([...ANOMALY_KINDS].sort()).toEqual(
+      await readAllowed(asOwner, "anomaly_detections_kind_known"),
+    );
+  });
+
+  it("knows every label that a span may have", async ({ asOwner }) => {
+    const said = await readAllowed(asOwner, "anomaly_feedback_label_known");
+    expect([...SpanRow.shape.label.options].sort()).toEqual(
+      [...said, "maintenance", "incident"].sort(),
+    );
   });
 });
 
 describe("the contract of retention", () => {
   it("reads the steps, and what each one did", async ({ query }) => {
     const entities = parseRetentionEntities(await rpc(query, "list_retention_steps"));
-    expect(entities).toHaveLength(14);
+    expect(entities).toHaveLength(17);
     for (const entity of entities) {
       for (const p_dry_run of [true, false]) {
         const answer = await rpc(query, "run_retention_step", {

@@ -1,5 +1,7 @@
+import { randomBytes } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect } from "vitest";
+import { poll } from "../../local/processes.ts";
 import { it, type Query, queryOf, rpc } from "./database.ts";
 import {
   addAnomaly,
@@ -17,6 +19,9 @@ import {
 
 interface Series {
   series_id: number;
+  silent: boolean;
+  spans: { from: number; until: number | null; label: string }[];
+  deploys: number[];
   times: number[];
   values: number[];
   state: unknown;
@@ -81,6 +86,9 @@ interface Recorded {
   stale: number;
 }
 
+/** Text of so many characters that hardly compresses. */
+const noise = (length: number) => randomBytes(length).toString("base64").slice(0, length);
+
 const recordAll = (query: Query, updates: unknown, at = NOON) =>
   rpc<Recorded>(query, "record_detections", { p_run_id: null, p_updates: updates, p_now: iso(at) });
 
@@ -110,8 +118,9 @@ describe("monitor.read_detection_page()", () => {
       unit: "seconds",
       kind: "counter",
       detection_direction: "up",
-      detection_sensitivity: "high",
+      detection_budget: 4,
       minimum_change: 2.5,
+      minimum_change_ratio: 0.02,
     });
     const series_id = await addSeries(query, metric, [[NOON - 2, 1], [NOON - 1, 2]], { a: "b" });
     expect(await readPage(query)).toEqual({
@@ -122,12 +131,18 @@ describe("monitor.read_detection_page()", () => {
         unit: "seconds",
         kind: "counter",
         direction: "up",
-        sensitivity: "high",
+        budget: 4,
+        threshold: null,
         minimum_change: 2.5,
+        minimum_change_ratio: 0.02,
         state: null,
+        memory: null,
         state_version: null,
         last_sample_at: null,
         open_anomaly: null,
+        spans: [],
+        deploys: [],
+        silent: false,
         times: [NOON - 2, NOON - 1],
         values: [1, 2],
       }],
@@ -240,6 +255,123 @@ describe("monitor.read_detection_page()", () => {
       anomaly_id,
       started_at: NOON - HOUR,
     });
+  });
+
+  it("gives a series without new samples from when its silence is to be told", async ({ query }) => {
+    await openDays(query);
+    const series = await addMinutes(query, 3);
+    const last = NOON + 2 * MINUTE;
+    const silentAt = NOON + 10 * MINUTE;
+    const readAt = async (at: number, more = {}) => (await readPage(query, more, at)).series;
+    await recordAll(query, [update(series, null, last, [], { silent_at: silentAt })]);
+    expect(await readAt(silentAt - 1)).toEqual([]);
+    expect(await readAt(silentAt)).toMatchObject([
+      { series_id: series, silent: true, times: [], values: [], last_sample_at: last },
+    ]);
+    expect(await readAt(silentAt, { p_limit: 0 })).toEqual([]);
+
+    // Told, on top of the same newest sample: it is not told again.
+    expect(
+      await recordAll(query, [
+        update(series, last, last, [event("open", last, last, { anomaly_kind: "missing" })], {
+          silent_at: null,
+        }),
+      ]),
+    ).toMatchObject({ opened: 1, stale: 0 });
+    expect(await readAt(NOON + HOUR)).toEqual([]);
+  });
+
+  it("does not call silent what has new samples, nor a metric that is not watched", async ({ query }) => {
+    await openDays(query);
+    const [fresh, unwatched] = [await addMinutes(query, 3), await addMinutes(query, 3)];
+    const silent = { silent_at: NOON + MINUTE };
+    await recordAll(query, [
+      update(fresh, null, NOON + MINUTE, [], silent),
+      update(unwatched, null, NOON + 2 * MINUTE, [], silent),
+    ]);
+    await query(
+      `update monitor.metric_definitions set detection_enabled = false
+       where metric = (select metric from monitor.metric_series where series_id = $1)`,
+      [unwatched],
+    );
+    expect((await readPage(query, {}, NOON + HOUR)).series).toMatchObject([
+      { series_id: fresh, silent: false, times: [NOON + 2 * MINUTE] },
+    ]);
+  });
+
+  it("tells spans and deploys from 36 hours before the newest sample judged until an hour from now, each series its own", async ({ query }) => {
+    await openDays(query, NOON - DAY, 2);
+    const [judged, fresh] = [await addMinutes(query, 3), await addMinutes(query, 3)];
+    await recordAll(query, [update(judged, null, NOON)]);
+    const [since, sinceFresh] = [NOON - 36 * HOUR, NOON + HOUR - DAY - 36 * HOUR];
+    const label = (series: number, from: number, until: number) =>
+      rpc(query, "label_anomaly_span", {
+        p_series_id: series,
+        p_label: "expected",
+        p_from: iso(from),
+        p_until: iso(until),
+      });
+    for (const series of [judged, fresh]) {
+      for (const until of [since - 1, since, sinceFresh - 1, sinceFresh]) {
+        await label(series, NOON - 5 * DAY, until);
+      }
+      await label(series, NOON + 2 * HOUR, NOON + DAY);
+      await label(series, NOON + 2 * HOUR + 1, NOON + DAY);
+    }
+    for (
+      const at of [
+        since - 1,
+        since,
+        sinceFresh - 1,
+        sinceFresh,
+        NOON + 2 * HOUR,
+        NOON + 2 * HOUR + 1,
+      ]
+    ) {
+      await rpc(query, "mark_deploy", { p_label: "v", p_at: iso(at) });
+    }
+    const { series } = await readPage(query, {}, NOON + HOUR);
+    expect(series.map(({ spans }) => spans.map(({ until }) => until))).toEqual([
+      [since, NOON + DAY],
+      [sinceFresh, since - 1, since, NOON + DAY],
+    ]);
+    expect(series.map(({ deploys }) => deploys)).toEqual([
+      [since, NOON + 2 * HOUR],
+      [sinceFresh, since - 1, since, NOON + 2 * HOUR],
+    ]);
+  });
+
+  it("tells the newest 50 of each at most", async ({ query }) => {
+    await openDays(query);
+    const series = await addMinutes(query, 3);
+    for (const n of range(51)) {
+      const at = iso(NOON - n * MINUTE);
+      await rpc(query, "mark_deploy", { p_label: "v", p_at: at });
+      await rpc(query, "label_anomaly_span", {
+        ...{ p_series_id: series, p_label: "missed", p_from: at, p_until: at },
+      });
+    }
+    const { series: [page] } = await readPage(query, {}, NOON + HOUR);
+    expect(page!.deploys).toEqual(range(50).map((n) => NOON - (49 - n) * MINUTE));
+    expect(page!.spans.map(({ from }) => from)).toEqual(page!.deploys);
+  });
+
+  it("keeps what lasts rather than what began last, of more than 50", async ({ query }) => {
+    await openDays(query);
+    const series = await addMinutes(query, 3);
+    await rpc(query, "plan_maintenance", {
+      ...{ p_starts_at: iso(NOON - DAY), p_ends_at: iso(NOON + DAY), p_reason: "moving house" },
+    });
+    for (const n of range(50)) {
+      const at = iso(NOON - n * MINUTE);
+      await rpc(query, "label_anomaly_span", {
+        ...{ p_series_id: series, p_label: "missed", p_from: at, p_until: at },
+      });
+    }
+    const { series: [page] } = await readPage(query, {}, NOON + HOUR);
+    expect(page!.spans).toHaveLength(50);
+    expect(page!.spans[0]).toMatchObject({ label: "maintenance", from: NOON - DAY });
+    expect(page!.spans[1]).toMatchObject({ label: "missed", from: NOON - 48 * MINUTE });
   });
 
   it("goes on past a series whose new samples are gone with their day", async ({ query }) => {
@@ -413,6 +545,190 @@ describe("monitor.record_detections()", () => {
     expect(rows).toEqual([{ state: { seen: NOON + 5 * MINUTE } }]);
   });
 
+  it("writes memory and forecast only when it is given them", async ({ query, asOwner }) => {
+    await openDays(query);
+    const series = await addMinutes(query, 10);
+    const read = async () =>
+      (await query(
+        `select memory, forecast, monitor.epoch_ms(silent_at)::float8 as silent_at from monitor.detector_states`,
+      )).rows[0];
+    const memory = "m".repeat(6000);
+    const forecast = { from: NOON, stepMs: HOUR, expected: [1], lower: [0], upper: [2] };
+    await recordAll(query, [
+      update(series, null, NOON, [], { memory, forecast, silent_at: NOON + DAY }),
+    ]);
+    expect(await read()).toEqual({ memory, forecast, silent_at: NOON + DAY });
+    const chunks = async () => {
+      const { rows: [toast] } = await asOwner<{ name: string }>(
+        "select reltoastrelid::regclass::text as name from pg_class where oid = 'monitor.detector_states'::regclass",
+      );
+      return (await asOwner(
+        `select chunk_id, chunk_seq, xmin::text, ctid::text from ${toast!.name}`,
+      )).rows;
+    };
+    const before = await chunks();
+    expect(before.length).toBeGreaterThan(0);
+    await recordAll(query, [update(series, NOON, NOON + MINUTE)]);
+    expect(await read()).toEqual({ memory, forecast, silent_at: null });
+    expect(await chunks()).toEqual(before);
+    await recordAll(query, [
+      update(series, NOON + MINUTE, NOON + 2 * MINUTE, [], { memory: null, forecast: null }),
+    ]);
+    expect(await read()).toMatchObject({ memory: null, forecast });
+  });
+
+  it("keeps no memory of another version", async ({ query }) => {
+    await openDays(query);
+    const series = await addMinutes(query, 10);
+    await recordAll(query, [update(series, null, NOON, [], { memory: "old" })]);
+    await recordAll(query, [update(series, NOON, NOON + 1, [], { state_version: "test/2" })]);
+    const { rows } = await query("select version, memory from monitor.detector_states");
+    expect(rows).toEqual([{ version: "test/2", memory: null }]);
+  });
+
+  it.for([[16_384 - 10, true], [16_384 - 9, false]] as const)(
+    "bounds state and memory together: with a memory of %i bytes beside 10 of state: %s",
+    async ([size, isTaken], { query }) => {
+      await openDays(query);
+      const series = await addMinutes(query, 2);
+      const words = { state: { a: 123 }, memory: "x".repeat(size) };
+      const saved = recordAll(query, [update(series, null, NOON, [], words)]);
+      if (isTaken) expect(await saved).toMatchObject({ stale: 0 });
+      else {await expect(saved).rejects.toMatchObject({
+          constraint: "detector_states_state_bounded",
+        });}
+    },
+  );
+
+  it.for<[string, string, object, object]>([
+    ["a forecast", "detector_states_forecast_bounded", { forecast: { noise: noise(33_000) } }, {}],
+    ["details", "anomaly_detections_details_bounded", {}, { details: { noise: noise(9000) } }],
+  ])("refuses %s too large to be one", async ([, constraint, more, detail], { query }) => {
+    await openDays(query);
+    const series = await addMinutes(query, 2);
+    const events = [event("open", NOON, NOON, detail)];
+    await expect(recordAll(query, [update(series, null, NOON, events, more)])).rejects
+      .toMatchObject({ code: "23514", constraint });
+  });
+
+  it("says of what kind an anomaly is by now, and why in numbers", async ({ query }) => {
+    await openDays(query);
+    const series = await addMinutes(query, 10);
+    const at = (n: number) => NOON + n * MINUTE;
+    await recordAll(query, [
+      update(series, null, at(1), [
+        event("open", at(1), at(1), { anomaly_kind: "spike", details: { change: 8 } }),
+      ]),
+    ]);
+    expect(await readAnomalies(query, series)).toMatchObject([
+      { kind: "spike", details: { change: 8 } },
+    ]);
+    await recordAll(query, [
+      update(series, at(1), at(5), [
+        event("extend", at(1), at(5), { anomaly_kind: "level_shift", details: { change: 7 } }),
+      ]),
+    ]);
+    expect(await readAnomalies(query, series)).toMatchObject([
+      { kind: "level_shift", details: { change: 7 } },
+    ]);
+  });
+
+  it("gives those that begin within 5 minutes of the first the same group", async ({ query }) => {
+    await openDays(query);
+    const open = async (at: number) => {
+      const series = await addMinutes(query, 1);
+      await recordAll(query, [update(series, null, NOON, [event("open", at, at)])]);
+      const [anomaly] = await readAnomalies(query, series);
+      return { id: anomaly!.anomaly_id, group: anomaly!.group_id };
+    };
+    const first = await open(NOON);
+    expect(first.group).toBe(first.id); // its own, also when it stays alone
+    expect((await open(NOON + 5 * MINUTE)).group).toBe(first.id);
+    expect((await open(NOON - 5 * MINUTE)).group).toBe(first.id);
+    const second = await open(NOON + 5 * MINUTE + 1);
+    expect(second.group).toBe(second.id); // of the first, not of one that joined it
+    expect((await open(NOON + 10 * MINUTE + 1)).group).toBe(second.id);
+    expect((await open(NOON + 3 * MINUTE)).group).toBe(first.id); // within reach of both: the earlier
+  });
+
+  it("groups those of one call", async ({ query }) => {
+    await openDays(query);
+    const all: number[] = [];
+    for (const _ of range(3)) all.push(await addMinutes(query, 1));
+    await recordAll(
+      query,
+      all.map((id, n) =>
+        update(id, null, NOON, [event("open", NOON + n * MINUTE, NOON + n * MINUTE)])
+      ),
+    );
+    const { rows } = await query(
+      "select count(distinct group_id)::int as groups, count(*)::int as n from monitor.anomaly_detections",
+    );
+    expect(rows).toEqual([{ groups: 1, n: 3 }]);
+  });
+
+  it("groups those of two runs at once", async ({ ownDatabase }) => {
+    const [one, other] = [
+      queryOf(await ownDatabase.connect()),
+      queryOf(await ownDatabase.connect()),
+    ];
+    await openDays(one);
+    const [a, b] = [await addMinutes(one, 1), await addMinutes(one, 1)];
+    const words = (id: number) => [update(id, null, NOON, [event("open", NOON, NOON)])];
+    await one("begin");
+    await recordAll(one, words(a));
+    const second = recordAll(other, words(b));
+    await poll(async () => {
+      const { rows } = await one("select from pg_locks where not granted");
+      return rows.length > 0 ? true : undefined;
+    }, 5);
+    await one("commit");
+    await second;
+    const { rows } = await one("select distinct group_id from monitor.anomaly_detections");
+    expect(rows).toHaveLength(1);
+  });
+
+  describe("asks for a replay", () => {
+    const requests = async (query: Query) =>
+      (await query("select series_id, reason from monitor.detector_replays")).rows;
+
+    it("of a series first judged that has samples from before", async ({ query }) => {
+      await openDays(query, NOON - 2 * DAY, 3);
+      const metric = await addMetric(query);
+      const old = await addSeries(query, metric, [[NOON - DAY, 1], [NOON, 2]], { is: "old" });
+      const young = await addSeries(query, metric, [[NOON - DAY + 1, 1], [NOON, 2]]);
+      await recordAll(query, [update(old, null, NOON), update(young, null, NOON)]);
+      expect(await requests(query)).toEqual([{ series_id: old, reason: "version" }]);
+    });
+
+    it("of one that another version has taken over", async ({ query }) => {
+      await openDays(query);
+      const series = await addMinutes(query, 10);
+      await recordAll(query, [update(series, null, NOON)]);
+      await recordAll(query, [update(series, NOON, NOON + 1)]);
+      expect(await requests(query)).toEqual([]);
+      await recordAll(query, [update(series, NOON + 1, NOON + 2, [], { state_version: "test/2" })]);
+      expect(await requests(query)).toEqual([{ series_id: series, reason: "version" }]);
+    });
+
+    it("of one that another version shall take over, once", async ({ query }) => {
+      await openDays(query);
+      const series = await addMinutes(query, 10);
+      const wish = { replay_version: "test/2" };
+      await recordAll(query, [update(series, null, NOON, [], wish)]);
+      expect(await requests(query)).toEqual([{ series_id: series, reason: "version" }]);
+      await query("update monitor.detector_replays set reason = 'going on'");
+      await recordAll(query, [update(series, NOON, NOON + 1, [], wish)]);
+      expect(await requests(query)).toEqual([{ series_id: series, reason: "going on" }]);
+
+      await rpc(query, "park_replay", { p_series_id: series, p_error: "bad", p_now: iso(NOON) });
+      await recordAll(query, [update(series, NOON + 1, NOON + 2, [], wish)], NOON + 7 * DAY - 1);
+      expect(await requests(query)).toEqual([]);
+      await recordAll(query, [update(series, NOON + 2, NOON + 3, [], wish)], NOON + 7 * DAY);
+      expect(await requests(query)).toHaveLength(1);
+    });
+  });
+
   it("is stale too when the state is gone since it was read", async ({ query }) => {
     await openDays(query);
     const series = await addMinutes(query, 3);
@@ -460,6 +776,8 @@ describe("monitor.record_detections()", () => {
       ["a band upside down", { lower: 3, upper: 0 }, "23514"],
       ["a negative score", { score: -1 }, "23514"],
       ["no samples", { sample_count: 0 }, "23514"],
+      ["an unknown kind", { anomaly_kind: "odd" }, "23514"],
+      ["details that are no object", { details: [1] }, "23514"],
     ] as const,
   )("refuses an event with %s, and with it all of the call", async ([, wrong, code], { query }) => {
     await openDays(query);

@@ -29,6 +29,9 @@ const STEPS = [
   "audit_log",
   "sample_days",
   "metric_series",
+  "anomaly_feedback",
+  "maintenance_windows",
+  "deploy_marks",
   "cron.job_run_details",
 ];
 
@@ -124,6 +127,23 @@ async function fillEverything(asSuperuser: Query) {
     `insert into monitor.incident_alerts
      select incident_id, (select min(alert_id) from monitor.system_alerts) from monitor.incidents where state = 'open'`,
   );
+  for (const age of [399, 401]) {
+    const at = iso(NOON - age * DAY);
+    await asSuperuser(
+      `insert into monitor.anomaly_feedback (series_id, label, span_since, span_until, created_by, created_at)
+       values ($1, 'missed', $2, $2, 'me', $2)`,
+      [series, at],
+    );
+    await asSuperuser(
+      `insert into monitor.maintenance_windows (starts_at, ends_at, reason, created_by, created_at)
+       values ($1, $1, 'a test', 'me', $1)`,
+      [at],
+    );
+    await asSuperuser(
+      `insert into monitor.deploy_marks (deployed_at, label, created_by, created_at) values ($1, 'v1', 'me', $1)`,
+      [at],
+    );
+  }
   for (const age of [29, 31, 500]) {
     await addRun(asSuperuser, {
       trigger: "manual",
@@ -594,11 +614,11 @@ describe("monitor.run_data_retention_cleanup()", () => {
 describe("monitor.continue_jobs()", () => {
   const JOB = "data-retention-cleanup";
   /** The minutes after noon of the runs that it made. */
-  async function continueAt(query: Query, minute: number) {
+  async function continueAt(query: Query, minute: number, job = JOB) {
     await rpc(query, "continue_jobs", { p_now: iso(NOON + minute * MINUTE) });
     const { rows } = await query<{ at: Date }>(
       "select scheduled_at as at from monitor.job_runs where job = $1 and queued_at is not null order by 1",
-      [JOB],
+      [job],
     );
     return rows.map(({ at }) => (at.getTime() - NOON) / MINUTE);
   }
@@ -652,6 +672,42 @@ describe("monitor.continue_jobs()", () => {
       result: { complete: true, dry_run: true },
     });
     expect(await continueAt(query, 2)).toEqual([2]);
+  });
+
+  describe("of detection", () => {
+    const DETECT = "detect-anomalies";
+    const pending = { result: { complete: true, replay: { slices: 3, pending: true } } };
+
+    it("calls a run again whose replays go on, the next minute, once", async ({ asOwner: query }) => {
+      await addCleanup(query, { job: DETECT, ...pending });
+      expect(await continueAt(query, 1, DETECT)).toEqual([1]);
+      expect(await continueAt(query, 1, DETECT)).toEqual([1]);
+      expect(await continueAt(query, 1)).toEqual([]);
+    });
+
+    it.for<[string, object]>([
+      ["has none", { result: { complete: true, replay: { slices: 3, pending: false } } }],
+      ["does not know of any", { result: { replay: { slices: 0, pending: null } } }],
+      ["has no result", { result: null }],
+      ["is from before there were replays", { result: { complete: false } }],
+      ["failed", { ...pending, state: "failed", outcome: "failed" }],
+      ["still runs", { state: "running", finished_at: null, outcome: null, result: null }],
+      ["is a day old", {
+        ...pending,
+        scheduled_at: iso(NOON - DAY),
+        finished_at: iso(NOON + MINUTE - DAY),
+      }],
+      ["is another job's", { ...pending, job: JOB }],
+    ])("leaves alone a run that %s", async ([, columns], { asOwner: query }) => {
+      await addCleanup(query, { job: DETECT, ...columns });
+      expect(await continueAt(query, 1, DETECT)).toEqual([]);
+    });
+
+    it("looks at the last run only", async ({ asOwner: query }) => {
+      await addCleanup(query, { job: DETECT, ...pending, scheduled_at: iso(NOON - MINUTE) });
+      await addCleanup(query, { job: DETECT, result: { complete: true } });
+      expect(await continueAt(query, 1, DETECT)).toEqual([]);
+    });
   });
 
   it("does nothing while jobs are switched off but say so once", async ({ asOwner: query }) => {

@@ -11,20 +11,39 @@ const FOR_USERS: Readonly<Record<string, string>> = {
   "monitor.decode_times(integer[])": "arithmetic",
   'monitor.decode_values(smallint,bigint,boolean,"char"[],"char"[],"char"[],"char"[],double precision[])':
     "arithmetic",
+  "monitor.end_maintenance(bigint,timestamp with time zone)": "asks may_administer()",
   "monitor.epoch_ms(timestamp with time zone)": "arithmetic",
+  "monitor.interpolate(double precision[],double precision)": "arithmetic",
   "monitor.is_admin()": "says only whether the caller is one; policies ask it",
+  "monitor.label_anomaly_span(integer,text,timestamp with time zone,timestamp with time zone,text,timestamp with time zone)":
+    "asks may_administer()",
+  "monitor.mark_deploy(text,timestamp with time zone,jsonb,timestamp with time zone)":
+    "asks may_administer()",
   "monitor.match_series(jsonb,integer,integer)": "reads under row level security",
+  "monitor.per_second(bigint[],double precision[])": "arithmetic",
+  "monitor.plan_maintenance(timestamp with time zone,timestamp with time zone,text,jsonb,timestamp with time zone)":
+    "asks may_administer()",
+  "monitor.read_bands(integer,integer,integer,timestamp with time zone)":
+    "reads under row level security",
   "monitor.read_buckets(jsonb,timestamp with time zone,timestamp with time zone,interval,integer,integer)":
     "reads under row level security",
   "monitor.read_latest(jsonb,integer,integer)": "reads under row level security",
+  "monitor.read_related_series(bigint,integer)": "reads under row level security",
   "monitor.read_samples(jsonb,timestamp with time zone,timestamp with time zone,integer,integer)":
+    "reads under row level security",
+  "monitor.read_spans(integer,timestamp with time zone,timestamp with time zone)":
     "reads under row level security",
   "monitor.review_anomaly(bigint,text,timestamp with time zone)": "asks may_administer()",
   "monitor.revoke_access_token(text,timestamp with time zone)": "asks may_administer()",
+  "monitor.satisfies_matchers(text,jsonb,jsonb)": "says only what it was given",
   "monitor.scan_rollups(integer[],timestamp with time zone,timestamp with time zone)":
     "reads under row level security",
   "monitor.scan_series(integer[],timestamp with time zone,timestamp with time zone)":
     "reads under row level security",
+  "monitor.scan_spans(integer[],timestamp with time zone[],timestamp with time zone,integer)":
+    "reads under row level security",
+  "monitor.set_detection(text,double precision,text,text,double precision,double precision,boolean)":
+    "asks may_administer()",
   "monitor.set_schedule(text,text,timestamp with time zone)": "asks may_administer()",
   "monitor.utc_midnight(date)": "arithmetic",
 };
@@ -42,17 +61,27 @@ const DEFINERS: Readonly<Record<string, string>> = {
     "drops partitions, and writes chunks, which nobody may write",
   "monitor.create_access_token(text,text[],timestamp with time zone,timestamp with time zone)":
     "an admin may make a token, but not write its row",
+  "monitor.end_maintenance(bigint,timestamp with time zone)":
+    "an admin may end maintenance, but not rewrite its row",
   "monitor.ensure_chunk_partitions(date)": "creates partitions",
   "monitor.ensure_sample_days(timestamp with time zone,integer)": "creates partitions",
   "monitor.is_admin()": "reads a table behind a policy that asks it",
+  "monitor.label_anomaly_span(integer,text,timestamp with time zone,timestamp with time zone,text,timestamp with time zone)":
+    "an admin may label a span, but not write its row",
+  "monitor.mark_deploy(text,timestamp with time zone,jsonb,timestamp with time zone)":
+    "an admin may mark a deploy, but not write its row",
   "monitor.open_days(date[],timestamp with time zone)":
     "creates partitions, and notes days nobody collected on",
   "monitor.plan_collection(timestamp with time zone)": "asks for relations in closed schemas",
+  "monitor.plan_maintenance(timestamp with time zone,timestamp with time zone,text,jsonb,timestamp with time zone)":
+    "an admin may plan maintenance, but not write its row",
   "monitor.record_change()": "writes the audit log, which nobody may write",
   "monitor.review_anomaly(bigint,text,timestamp with time zone)":
     "an admin may judge, but not rewrite",
   "monitor.revoke_access_token(text,timestamp with time zone)":
     "an admin may revoke a token, but not write its row",
+  "monitor.set_detection(text,double precision,text,text,double precision,double precision,boolean)":
+    "an admin may set what is told, but not rewrite a definition",
   "monitor.set_schedule(text,text,timestamp with time zone)":
     "pg_cron runs a job as whoever scheduled it",
 };
@@ -67,6 +96,8 @@ const SET_RETURNING: Readonly<Record<string, string>> = {
   "monitor.scan_rollups(integer[],timestamp with time zone,timestamp with time zone)":
     "for SQL; granted because the readers, which run as their caller, call it",
   "monitor.scan_series(integer[],timestamp with time zone,timestamp with time zone)":
+    "for SQL; granted because the readers, which run as their caller, call it",
+  "monitor.scan_spans(integer[],timestamp with time zone[],timestamp with time zone,integer)":
     "for SQL; granted because the readers, which run as their caller, call it",
 };
 
@@ -143,7 +174,8 @@ const OFFENCES: Readonly<Record<string, string>> = {
   "what only reads is declared so": `
     select p.oid::regprocedure as offender from pg_proc as p
     where p.pronamespace = 'monitor'::regnamespace and p.provolatile = 'v'
-      and p.proname ~ '^(read|list|plan|match|is|collect)_'`,
+      and p.proname ~ '^(read|list|plan|match|is|collect)_'
+      and p.proname <> 'plan_maintenance'`, // there, to plan is to write
 
   "anon has no right at all": `
     select n.nspname as offender from pg_namespace as n

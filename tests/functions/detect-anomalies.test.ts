@@ -2,10 +2,21 @@ import { describe, expect, it, vi } from "vitest";
 import {
   type DetectionSeries,
   type DetectionUpdate,
+  PAGE_SAMPLES_LIMIT,
   parseDetectionPage,
+  type ReplayProgress,
+  type ReplaySlice,
 } from "../../shared/contract/detection.ts";
-import { detector } from "../../shared/detection/current-detector.ts";
-import type { DetectionEvent, DetectionInput, Detector } from "../../shared/detection/detector.ts";
+import { REPLAY_THRESHOLD } from "../../shared/detection/calibrate.ts";
+import { NO_CANDIDATES } from "../../shared/detection/collect-candidates.ts";
+import type {
+  DetectionEvent,
+  DetectionInput,
+  DetectionResult,
+  Detector,
+  Forecast,
+  LabelledSpan,
+} from "../../shared/detection/detector.ts";
 import { DatabaseError } from "../../supabase/functions/_shared/database.ts";
 import {
   detectAnomalies,
@@ -15,18 +26,27 @@ import {
   SERIES_LIMIT,
   WALL_SECONDS,
 } from "../../supabase/functions/detect-anomalies/handler.ts";
+import { BACKLOG_AGE } from "../../supabase/functions/detect-anomalies/judge-series.ts";
+import { CHUNK_SAMPLES } from "../../supabase/functions/detect-anomalies/replay-slice.ts";
+import {
+  REPLAY_MILLISECONDS,
+  REPLAY_SLICES_LIMIT,
+} from "../../supabase/functions/detect-anomalies/run-replays.ts";
 import { Clock, NOON, RUN_ID } from "../fixtures.ts";
 
 const RUN = { id: RUN_ID, scheduledAt: NOON, startedAt: NOON };
+const AT = NOON.getTime();
 const SETTINGS = {
   direction: "both",
-  sensitivity: "normal",
+  threshold: 0.5,
   minimumChange: 0,
+  minimumChangeRatio: 0,
   unit: "count",
 } as const;
 
 const EVENT: DetectionEvent = {
   kind: "open",
+  anomalyKind: "level_shift",
   startedAt: 1,
   lastSeenAt: 2,
   endedAt: null,
@@ -35,11 +55,24 @@ const EVENT: DetectionEvent = {
   lower: 0,
   upper: 2,
   observed: 9,
-  score: 8,
+  score: 0.8,
   severity: "warning",
   explanation: "why",
+  details: {
+    scaleSeconds: 60,
+    perWeek: 0.1,
+    comparedWith: "recent_values",
+    trainingCount: 240,
+    cycles: 1,
+    change: 8,
+    minimumChange: 0.5,
+  },
   sampleCount: 2,
 };
+
+const SPANS: LabelledSpan[] = [{ from: 1, until: null, label: "maintenance" }];
+
+const FORECAST: Forecast = { from: 0, stepMs: 900_000, expected: [1], lower: [0], upper: [null] };
 
 function seriesOf(seriesId: number, changes: Partial<DetectionSeries> = {}): DetectionSeries {
   return {
@@ -47,10 +80,14 @@ function seriesOf(seriesId: number, changes: Partial<DetectionSeries> = {}): Det
     kind: "gauge",
     settings: SETTINGS,
     state: { n: 1 },
+    memory: "much",
     stateVersion: "test-1",
-    lastSampleAt: 10,
+    lastSampleAt: AT - 30,
     openAnomaly: null,
-    samples: [{ at: 20, value: 1 }, { at: 30, value: 2 }],
+    spans: [],
+    deploys: [],
+    isSilent: false,
+    samples: [{ at: AT - 20, value: 1 }, { at: AT - 10, value: 2 }],
     ...changes,
   };
 }
@@ -64,8 +101,7 @@ function sampleSeries(count: number, stoppedAt: number | null, poison: readonly 
   const clock = new Clock();
   const judged: number[] = [];
   const deps: DetectDeps = {
-    now: clock.now,
-    detector: sampleDetector(),
+    ...sampleWorld(clock),
     readDetectionPage: (after, limit) => {
       if (after === null) return Promise.resolve({ ...NOWHERE, nextSeriesId: stoppedAt });
       const ids = [...due].filter((id) => id > after).slice(0, Math.max(limit, 1));
@@ -90,18 +126,47 @@ function sampleSeries(count: number, stoppedAt: number | null, poison: readonly 
   return { deps, judged };
 }
 
+/** A world with nothing to replay, where computing takes no time. */
+function sampleWorld(clock: Clock) {
+  return {
+    now: clock.now,
+    cpuClock: () => 0,
+    detector: sampleDetector() as Detector,
+    previousDetectors: [] as readonly Detector[],
+    readReplaySlice: () => Promise.resolve(null),
+    recordReplaySlice: () => Promise.resolve("recorded" as const),
+    parkReplay: () => Promise.resolve(),
+  };
+}
+
 /** Says of each series what `judge` says, by default nothing. */
 function sampleDetector(
-  judge: (input: DetectionInput) => Partial<ReturnType<Detector["detectSeries"]>> = () => ({}),
+  judge: (input: DetectionInput) => Partial<DetectionResult> = () => ({}),
+  version = "test-1",
 ) {
   const detectSeries = vi.fn<Detector["detectSeries"]>((input) => ({
     state: { next: true },
+    memory: input.memory,
+    forecast: null,
     events: [],
     judgements: [],
     status: "normal",
+    silentAt: null,
     ...judge(input),
   }));
-  return { version: "test-1", detectSeries };
+  return { version, detectSeries };
+}
+
+/** What `detectAnomalies` makes of one series, and what the detector was asked. */
+async function judgeOne(
+  changes: Partial<DetectionSeries>,
+  said: Partial<DetectionResult> = {},
+  more: Partial<DetectDeps> = {},
+) {
+  const detector = sampleDetector(() => said);
+  const { deps, recorded } = sampleDeps([[seriesOf(1, changes)]], { detector, ...more });
+  const { result } = await detectAnomalies(RUN, deps);
+  return { input: detector.detectSeries.mock.calls[0]?.[0], update: recorded[0]?.[0], result };
 }
 
 function sampleDeps(pages: DetectionSeries[][], changes: Partial<DetectDeps> = {}) {
@@ -114,8 +179,7 @@ function sampleDeps(pages: DetectionSeries[][], changes: Partial<DetectDeps> = {
     return Promise.resolve({ series: pages[index] ?? [], failed: [], nextSeriesId });
   });
   const deps: DetectDeps = {
-    now: clock.now,
-    detector: sampleDetector(),
+    ...sampleWorld(clock),
     readDetectionPage,
     recordDetections: (_runId, updates) => {
       recorded.push(updates);
@@ -128,8 +192,9 @@ function sampleDeps(pages: DetectionSeries[][], changes: Partial<DetectDeps> = {
 
 describe("detectAnomalies()", () => {
   it("judges each series by its state and new samples, and stores what the detector says", async () => {
-    const detector = sampleDetector(() => ({ events: [EVENT] }));
-    const { deps, recorded } = sampleDeps([[seriesOf(1)]], {
+    const detector = sampleDetector(() => ({ events: [EVENT], silentAt: AT + 60 }));
+    const series = seriesOf(1, { openAnomaly: { startedAt: 1 }, spans: SPANS, deploys: [7] });
+    const { deps, recorded } = sampleDeps([[series]], {
       detector,
       recordDetections: (_runId, updates) => {
         recorded.push(updates);
@@ -138,21 +203,27 @@ describe("detectAnomalies()", () => {
     });
     const outcome = await detectAnomalies(RUN, deps);
 
-    expect(detector.detectSeries).toHaveBeenCalledWith({
+    expect(detector.detectSeries.mock.calls).toEqual([[{
       state: { n: 1 },
-      samples: [{ at: 20, value: 1 }, { at: 30, value: 2 }],
+      memory: "much",
+      samples: [{ at: AT - 20, value: 1 }, { at: AT - 10, value: 2 }],
       settings: SETTINGS,
       kind: "gauge",
-      openAnomaly: null,
-    });
+      openAnomaly: { startedAt: 1 },
+      spans: SPANS,
+      deploys: [7],
+      now: AT,
+    }]]);
     expect(recorded).toEqual([[{
       series_id: 1,
-      previous_sample_at: 10,
-      last_sample_at: 30,
+      previous_sample_at: AT - 30,
+      last_sample_at: AT - 10,
       state_version: "test-1",
       state: { next: true },
+      silent_at: AT + 60,
       events: [{
         kind: "open",
+        anomaly_kind: "level_shift",
         started_at: 1,
         last_seen_at: 2,
         ended_at: null,
@@ -161,9 +232,10 @@ describe("detectAnomalies()", () => {
         lower: 0,
         upper: 2,
         observed: 9,
-        score: 8,
+        score: 0.8,
         severity: "warning",
         explanation: "why",
+        details: EVENT.details,
         sample_count: 2,
       }],
     }]]);
@@ -180,6 +252,7 @@ describe("detectAnomalies()", () => {
           stale: 0,
         },
         ...{ failed: [], failed_count: 0, complete: true, next_series_id: null },
+        replay: { slices: 0, finished: 0, pending: false },
       },
     });
   });
@@ -208,11 +281,82 @@ describe("detectAnomalies()", () => {
     expect(result).toMatchObject({ series: 4, samples: 8, complete: true });
   });
 
-  it("starts afresh from the state of another detector", async () => {
-    const detector = sampleDetector();
-    const { deps } = sampleDeps([[seriesOf(1, { stateVersion: "other-1" })]], { detector });
-    await detectAnomalies(RUN, deps);
-    expect(detector.detectSeries.mock.calls[0]![0].state).toBeNull();
+  describe("a state", () => {
+    it("of a version that nobody knows counts as none", async () => {
+      const { input, update } = await judgeOne({ stateVersion: "other-1" });
+      expect(input).toMatchObject({ state: null, memory: null });
+      // The memory of the other one goes.
+      expect(update).toMatchObject({ state_version: "test-1", memory: null });
+      expect(update).not.toHaveProperty("replay_version");
+    });
+
+    it("is none the first time", async () => {
+      const first = { state: null, memory: null, stateVersion: null, lastSampleAt: null };
+      const { input, update } = await judgeOne(first, { memory: "first" });
+      expect(input).toMatchObject({ state: null, memory: null });
+      expect(update).toMatchObject({ previous_sample_at: null, memory: "first" });
+    });
+
+    it("of an earlier detector is judged by that one, which asks for a replay by the new one", async () => {
+      const earlier = sampleDetector(() => ({ state: { old: 2 } }), "test-0");
+      const { input, update } = await judgeOne({ stateVersion: "test-0" }, {}, {
+        previousDetectors: [sampleDetector(() => ({}), "test-00"), earlier],
+      });
+      expect(input).toBeUndefined();
+      expect(earlier.detectSeries.mock.calls[0]![0]).toMatchObject({
+        state: { n: 1 },
+        memory: "much",
+      });
+      expect(update).toMatchObject({
+        ...{ state_version: "test-0", state: { old: 2 }, replay_version: "test-1" },
+      });
+    });
+
+    it("brings its memory and its forecast only when they have changed", async () => {
+      const { update: same } = await judgeOne({}, { memory: "much" });
+      expect(same).not.toHaveProperty("memory");
+      expect(same).not.toHaveProperty("forecast");
+      const { update: other } = await judgeOne({}, { memory: "more", forecast: FORECAST });
+      expect(other).toMatchObject({ memory: "more", forecast: FORECAST });
+      expect((await judgeOne({}, { memory: null })).update).toMatchObject({ memory: null });
+    });
+  });
+
+  describe("a series without samples", () => {
+    it("is judged by the clock when its silence is due", async () => {
+      const { input, update, result } = await judgeOne({ samples: [], isSilent: true });
+      expect(input).toMatchObject({ samples: [], now: AT });
+      expect(update).toMatchObject({ previous_sample_at: AT - 30, last_sample_at: AT - 30 });
+      expect(result).toMatchObject({ series: 1, samples: 0, failed_count: 0 });
+    });
+
+    it.each([{ isSilent: false }, { isSilent: true, lastSampleAt: null }])(
+      "cannot be judged otherwise: %j",
+      async (changes) => {
+        const { input, result } = await judgeOne({ samples: [], ...changes });
+        expect(input).toBeUndefined();
+        expect(result).toMatchObject({ failed: [{ series_id: 1, error: "no samples" }] });
+      },
+    );
+  });
+
+  describe("the clock", () => {
+    const page = (count: number, newest: number) => ({
+      samples: Array.from({ length: count }, (_, n) => ({ at: newest - count + n + 1, value: 1 })),
+    });
+
+    it.each([
+      [PAGE_SAMPLES_LIMIT - 1, AT, AT],
+      [PAGE_SAMPLES_LIMIT, AT, null],
+      [2, AT - BACKLOG_AGE + 1, AT],
+      [2, AT - BACKLOG_AGE, null],
+    ])(
+      "after %d samples up to %d is %d: what is still to be read is not missing",
+      async (count, newest, now) => {
+        const { input } = await judgeOne({ ...page(count, newest), lastSampleAt: null });
+        expect(input!.now).toBe(now);
+      },
+    );
   });
 
   it("counts those of which too little is known", async () => {
@@ -277,16 +421,10 @@ describe("detectAnomalies()", () => {
 
     it("is named when it does not even read", async () => {
       const row = {
-        ...{
-          series_id: 5,
-          metric: "m",
-          unit: "count",
-          kind: "gauge",
-          labels: {},
-          direction: "both",
-        },
-        ...{ sensitivity: "normal", minimum_change: 0, state: null, state_version: null },
-        ...{ last_sample_at: null, open_anomaly: null, times: [1], values: [1] },
+        ...{ series_id: 5, metric: "m", unit: "count", kind: "gauge", labels: {} },
+        ...{ direction: "auto", budget: 1, threshold: null, minimum_change: null },
+        ...{ minimum_change_ratio: null, state: null, memory: null, state_version: null },
+        ...{ last_sample_at: null, open_anomaly: null, silent: false, times: [1], values: [1] },
       };
       const page = parseDetectionPage({
         series: [row, { ...row, series_id: 6, values: ["NaN"] }, {
@@ -360,24 +498,16 @@ describe("detectAnomalies()", () => {
     });
 
     it("begins no page after so many series, however full their states are", async () => {
-      const samples = Array.from(
-        { length: 1500 },
-        (_, n) => ({ at: n * 60_000, value: 1000 * Math.sin(n * 1.234567) }),
-      );
-      const { state } = detector.detectSeries({
-        ...{ state: null, samples, settings: SETTINGS, kind: "gauge", openAnomaly: null },
-      });
-      const full = JSON.stringify(state);
+      const full = JSON.stringify({ values: Array.from({ length: 100 }, (_, n) => n / 7) });
+      const memory = "m".repeat(6000);
       const { deps } = sampleDeps([], {
-        detector,
         readDetectionPage: (after, limit) => {
           if (after === null) return Promise.resolve(NOWHERE);
           const series = Array.from({ length: limit }, (_, n) =>
             seriesOf(after + n + 1, {
               state: JSON.parse(full),
-              stateVersion: detector.version,
-              lastSampleAt: 1499 * 60_000,
-              samples: [{ at: 1500 * 60_000, value: 3 }],
+              memory,
+              samples: [{ at: AT, value: 3 }],
             }));
           return Promise.resolve({ series, failed: [], nextSeriesId: after + limit });
         },
@@ -385,6 +515,7 @@ describe("detectAnomalies()", () => {
       expect((await detectAnomalies(RUN, deps)).result).toMatchObject({
         ...{ series: SERIES_LIMIT, insufficient_data: 0, failed_count: 0 },
         ...{ complete: false, next_series_id: SERIES_LIMIT },
+        replay: { slices: 0, finished: 0, pending: null },
       });
     }, 30_000);
 
@@ -451,5 +582,285 @@ describe("detectAnomalies()", () => {
       recordDetections: () => Promise.reject(new Error("gone")),
     });
     await expect(detectAnomalies(RUN, deps)).rejects.toThrow("gone");
+  });
+});
+
+/** A history of `count` samples, one a minute up to now. */
+function sliceOf(seriesId: number, count: number, changes: Partial<ReplaySlice> = {}): ReplaySlice {
+  const samples = Array.from(
+    { length: count },
+    (_, n) => ({ at: AT - (count - n) * 60_000, value: n }),
+  );
+  return {
+    ...{ seriesId, kind: "gauge", settings: SETTINGS, budget: 1, spans: [], deploys: [] },
+    ...{ state: null, memory: null, tally: NO_CANDIDATES, cursorAt: null, requestedAt: 3, samples },
+    ...{ readUntil: AT, isLast: true },
+    ...changes,
+  };
+}
+
+/** Histories that are worked off as the database would let us, the oldest request first. */
+function sampleReplays(slices: ReplaySlice[], changes: Partial<DetectDeps> = {}) {
+  const { deps, clock } = sampleDeps([[]], changes);
+  const waiting = [...slices];
+  const recorded: ReplayProgress[] = [];
+  const parked: unknown[] = [];
+  const cpu = { milliseconds: 0 };
+  const all: DetectDeps = {
+    ...deps,
+    cpuClock: () => cpu.milliseconds,
+    readReplaySlice: (version) => {
+      expect(version).toBe("test-1");
+      return Promise.resolve(waiting[0] ?? null);
+    },
+    recordReplaySlice: (progress) => {
+      recorded.push(progress);
+      const [slice] = waiting;
+      if (progress.calibration !== null) {
+        waiting.shift();
+        return Promise.resolve("finished");
+      }
+      waiting[0] = {
+        ...slice!,
+        ...{ state: progress.state, memory: progress.memory, tally: progress.tally },
+        cursorAt: progress.cursorAt,
+        samples: slice!.samples.filter(({ at }) => at > progress.cursorAt),
+        ...{ readUntil: AT, isLast: true },
+      };
+      return Promise.resolve("recorded");
+    },
+    parkReplay: (...args) => {
+      parked.push(args);
+      waiting.shift();
+      return Promise.resolve();
+    },
+    ...changes,
+  };
+  const replay = async () => {
+    const { result } = await detectAnomalies(RUN, all);
+    return result as { replay: object; failed: { series_id: number | null; error: string }[] };
+  };
+  return { replay, recorded, parked, clock, cpu, waiting };
+}
+
+describe("replays", () => {
+  const counting = (perChunk: { milliseconds: number } | null, takes = 0) =>
+    sampleDetector(({ state, samples }) => {
+      if (perChunk !== null) perChunk.milliseconds += takes;
+      return { state: ((state as number | null) ?? 0) + samples.length };
+    });
+
+  it("judges a whole history by the low threshold and no clock, and ends with a calibration", async () => {
+    const detector = counting(null);
+    const { replay, recorded } = sampleReplays([sliceOf(4, CHUNK_SAMPLES + 1, {
+      ...{ spans: SPANS, deploys: [7], kind: "counter", budget: 4 },
+    })], { detector });
+    expect(await replay()).toMatchObject({
+      ...{ failed: [], replay: { slices: 1, finished: 1, pending: false } },
+    });
+    expect(detector.detectSeries.mock.calls.map(([{ samples }]) => samples.length))
+      .toEqual([CHUNK_SAMPLES, 1]);
+    expect(detector.detectSeries.mock.calls[1]![0]).toMatchObject({
+      ...{ state: CHUNK_SAMPLES, memory: null, kind: "counter", openAnomaly: null },
+      ...{ settings: { ...SETTINGS, threshold: REPLAY_THRESHOLD }, spans: SPANS, deploys: [7] },
+      now: null,
+    });
+    expect(recorded).toEqual([{
+      ...{ seriesId: 4, previousCursorAt: null, requestedAt: 3, cursorAt: AT, version: "test-1" },
+      ...{ state: CHUNK_SAMPLES + 1, memory: null, tally: NO_CANDIDATES, forecast: null },
+      silentAt: null,
+      calibration: expect.objectContaining({ threshold: 0.45, budget: 4, days: 0 }),
+    }]);
+  });
+
+  it("continues its own anomaly from chunk to chunk and slice to slice, and finds the threshold by all", async () => {
+    const detector = sampleDetector(({ samples, openAnomaly }) => {
+      const startedAt = openAnomaly?.startedAt ?? samples[0]!.at;
+      const kind = openAnomaly ? "extend" as const : "open" as const;
+      const judgements = samples.map(({ at }) => ({
+        ...{ at, kind: "normal" as const, value: 1, expected: 1, lower: 0, upper: 2, score: 0 },
+      }));
+      return {
+        events: [{ ...EVENT, kind, startedAt, lastSeenAt: AT - 1, score: 0.7 }],
+        judgements,
+      };
+    });
+    const tally = {
+      ...NO_CANDIDATES,
+      open: { at: 5, until: 6, score: 0.9, kind: "drop" as const },
+    };
+    const slice = sliceOf(4, 2 * CHUNK_SAMPLES, { budget: 0.25, tally });
+    const { replay, recorded } = sampleReplays([slice], { detector });
+    await replay();
+    expect(detector.detectSeries.mock.calls.map(([{ openAnomaly }]) => openAnomaly))
+      .toEqual([{ startedAt: 5 }, { startedAt: 5 }]);
+    expect(recorded[0]).toMatchObject({
+      tally: { open: { at: 5, until: AT - 1, score: 0.9, kind: "level_shift" }, ended: [] },
+      calibration: { candidateCount: 1, toldCount: 0, threshold: 0.91, allowedCount: 0 },
+    });
+    expect(recorded[0]!.calibration!.days).toBeCloseTo((2 * CHUNK_SAMPLES - 1) / 1440, 6);
+  });
+
+  it("keeps the last forecast, and says from when on silence counts", async () => {
+    let calls = 0;
+    const detector = sampleDetector(() => ({
+      forecast: calls++ === 0 ? FORECAST : null,
+      silentAt: AT + calls,
+    }));
+    const { replay, recorded } = sampleReplays([sliceOf(4, 2 * CHUNK_SAMPLES)], { detector });
+    await replay();
+    expect(recorded[0]).toMatchObject({ forecast: FORECAST, silentAt: AT + 2 });
+  });
+
+  it("moves on over days without samples, and ends with the history", async () => {
+    const gap = sliceOf(4, 0, { readUntil: AT - 5, isLast: false });
+    const { replay, recorded } = sampleReplays([gap]);
+    expect(await replay()).toMatchObject({ replay: { slices: 2, finished: 1, pending: false } });
+    expect(recorded).toMatchObject([
+      { previousCursorAt: null, cursorAt: AT - 5, calibration: null },
+      { previousCursorAt: AT - 5, cursorAt: AT, calibration: { threshold: 0.5 } },
+    ]);
+  });
+
+  describe("the time for them", () => {
+    it("is spent chunk by chunk, and the next call goes on where it stopped", async () => {
+      const cpu = { milliseconds: 0 };
+      const detector = counting(cpu, REPLAY_MILLISECONDS / 4);
+      const suite = sampleReplays([sliceOf(4, 6 * CHUNK_SAMPLES)], {
+        ...{ detector, cpuClock: () => cpu.milliseconds },
+      });
+      expect((await suite.replay()).replay).toEqual({ slices: 1, finished: 0, pending: true });
+      expect(suite.recorded).toMatchObject([{
+        ...{ state: 4 * CHUNK_SAMPLES, cursorAt: AT - (2 * CHUNK_SAMPLES + 1) * 60_000 },
+        calibration: null,
+      }]);
+      expect((await suite.replay()).replay).toEqual({ slices: 1, finished: 1, pending: false });
+      expect(suite.recorded[1]).toMatchObject({
+        ...{
+          previousCursorAt: suite.recorded[0]!.cursorAt,
+          state: 6 * CHUNK_SAMPLES,
+          cursorAt: AT,
+        },
+      });
+    });
+
+    it("is that of all slices of a call together", async () => {
+      const cpu = { milliseconds: 0 };
+      const detector = counting(cpu, REPLAY_MILLISECONDS / 2);
+      const suite = sampleReplays([1, 2, 3].map((id) => sliceOf(id, 10)), {
+        ...{ detector, cpuClock: () => cpu.milliseconds },
+      });
+      expect((await suite.replay()).replay).toEqual({ slices: 2, finished: 2, pending: true });
+      expect((await suite.replay()).replay).toEqual({ slices: 1, finished: 1, pending: false });
+    });
+
+    it("lets every slice go on by a chunk at least, however slow", async () => {
+      const cpu = { milliseconds: 0 };
+      const detector = counting(cpu, 10 * REPLAY_MILLISECONDS);
+      const suite = sampleReplays([sliceOf(4, 3 * CHUNK_SAMPLES)], {
+        ...{ detector, cpuClock: () => cpu.milliseconds },
+      });
+      const found = [await suite.replay(), await suite.replay(), await suite.replay()];
+      expect(found.map(({ replay }) => replay)).toMatchObject([
+        ...[{ pending: true, finished: 0 }, { pending: true, finished: 0 }, { finished: 1 }],
+      ]);
+    });
+
+    it("ends with that of the run", async () => {
+      const suite = sampleReplays([1, 2, 3].map((id) => sliceOf(id, 10)), {
+        detector: sampleDetector(() => {
+          suite.clock.advance(WALL_SECONDS / 2);
+          return {};
+        }),
+      });
+      expect((await suite.replay()).replay).toEqual({ slices: 2, finished: 2, pending: true });
+      expect((await suite.replay()).replay).toEqual({ slices: 0, finished: 0, pending: null });
+    });
+
+    it("ends with its samples, those replayed included", async () => {
+      const suite = sampleReplays([1, 2, 3].map((id) => sliceOf(id, SAMPLE_LIMIT / 2)));
+      expect((await suite.replay()).replay).toEqual({ slices: 2, finished: 2, pending: true });
+    });
+
+    it("ends after so many slices", async () => {
+      const many = Array.from({ length: REPLAY_SLICES_LIMIT + 1 }, (_, id) => sliceOf(id, 1));
+      const suite = sampleReplays(many);
+      expect((await suite.replay()).replay).toMatchObject({
+        ...{ slices: REPLAY_SLICES_LIMIT, pending: true },
+      });
+      expect((await suite.replay()).replay).toEqual({ slices: 1, finished: 1, pending: false });
+    });
+  });
+
+  describe("a series that cannot be replayed", () => {
+    it("is given up and named, and costs the others nothing", async () => {
+      const detector = sampleDetector(({ samples }) => {
+        if (samples.length === 2) throw new RangeError("Cannot judge");
+        return {};
+      });
+      const suite = sampleReplays([1, 2, 3].map((id) => sliceOf(id, id)), { detector });
+      expect(await suite.replay()).toMatchObject({
+        replay: { slices: 3, finished: 2, pending: false },
+        ...{ failed: [{ series_id: 2, error: "RangeError: Cannot judge" }], failed_count: 1 },
+      });
+      expect(suite.parked).toEqual([[2, "RangeError: Cannot judge", 3]]);
+    });
+
+    it("is given up when its slice breaks the contract", async () => {
+      const answers = [{ series_id: 2, error: "odd" }, null];
+      const parked: unknown[] = [];
+      const suite = sampleReplays([], {
+        readReplaySlice: () => Promise.resolve(answers.shift()!),
+        parkReplay: (...args) => Promise.resolve(void parked.push(args)),
+      });
+      expect(await suite.replay()).toMatchObject({
+        ...{ replay: { slices: 1, finished: 0, pending: false }, failed: [{ series_id: 2 }] },
+      });
+      expect(parked).toEqual([[2, "odd", null]]);
+    });
+
+    it("is given up when the database refuses what came out", async () => {
+      const suite = sampleReplays([sliceOf(1, 1)], {
+        recordReplaySlice: () => Promise.resolve({ refused: "state_bounded (23514)" }),
+      });
+      expect(await suite.replay()).toMatchObject({
+        ...{ failed: [{ series_id: 1, error: "state_bounded (23514)" }] },
+        replay: { slices: 1, finished: 0, pending: false },
+      });
+    });
+
+    it("does not make a run fail that judged what it had to", async () => {
+      const broken = sampleDetector(() => {
+        throw new Error("no");
+      });
+      const suite = sampleReplays([sliceOf(1, 1)], { detector: broken });
+      await expect(suite.replay()).resolves.toMatchObject({ failed_count: 1 });
+    });
+  });
+
+  it.each(["moved_on", "stale"] as const)("goes on when the store says %s", async (outcome) => {
+    let reads = 0;
+    const suite = sampleReplays([], {
+      readReplaySlice: () => Promise.resolve(reads++ < 2 ? sliceOf(1, 1) : null),
+      recordReplaySlice: () => Promise.resolve(outcome),
+    });
+    expect((await suite.replay()).replay).toEqual({ slices: 2, finished: 0, pending: false });
+  });
+
+  it("leaves the rest to the next run when the database does not answer, and keeps what was judged", async () => {
+    const late = () =>
+      Promise.reject(new DatabaseError("record_replay_slice", "timed_out", "57014", "late"));
+    const suite = sampleReplays([sliceOf(1, 1)], { recordReplaySlice: late });
+    expect(await suite.replay()).toMatchObject({
+      replay: { slices: 1, finished: 0, pending: null },
+      failed: [{ series_id: 1, error: "Cannot call record_replay_slice: late (57014)" }],
+    });
+    const unread = sampleReplays([], { readReplaySlice: late });
+    expect((await unread.replay()).failed).toMatchObject([{ series_id: null }]);
+  });
+
+  it("throws what it did not foresee", async () => {
+    const suite = sampleReplays([], { readReplaySlice: () => Promise.reject(new Error("bug")) });
+    await expect(suite.replay()).rejects.toThrow("bug");
   });
 });

@@ -55,6 +55,7 @@ const ANSWERS: Record<string, Answer> = {
     rejected: [],
   }),
   read_detection_page: () => ({ series: [], next_series_id: null }),
+  read_replay_slice: () => null,
   list_retention_steps: () => ["job_runs"],
   run_retention_step: ({ p_entity }) => ({
     ...{

@@ -1,12 +1,14 @@
+import { detector } from "../../shared/detection/current-detector.ts";
 import type {
   DetectionEvent,
   DetectionInput,
   DetectionResult,
   DetectionSettings,
+  Forecast,
   Judgement,
   Sample,
 } from "../../shared/detection/detector.ts";
-import { medianDetector } from "../../shared/detection/median-detector.ts";
+import { DEFAULT_THRESHOLD } from "../../shared/detection/detector.ts";
 
 export const SECOND = 1000;
 export const MINUTE = 60 * SECOND;
@@ -16,11 +18,12 @@ export const DAY = 24 * HOUR;
 /** A Monday, 00:00 UTC. */
 export const START = Date.UTC(2026, 5, 1);
 
-/** Settings that change nothing: both directions, no minimum, a unit without rules. */
+/** Settings that change nothing: both directions, no minimum, one told a week. */
 export const PLAIN: DetectionSettings = {
   direction: "both",
-  sensitivity: "normal",
+  threshold: DEFAULT_THRESHOLD,
   minimumChange: 0,
+  minimumChangeRatio: 0,
   unit: "seconds",
 };
 
@@ -37,54 +40,81 @@ export function repeat(count: number, value: number | ((index: number) => number
   );
 }
 
-/** 10, 11, 9, 10, 12, 8, … : median 10; half of the values lie within 9 and 11. */
-export const STEADY = repeat(240, (index) => [10, 11, 9, 10, 12, 8, 10, 11, 9, 10][index % 10]!);
-
 /** What a series has been through: every event, and the anomalies as a store would hold them. */
 export interface History {
   state: unknown;
+  memory: string | null;
   readonly events: DetectionEvent[];
   readonly judgements: Judgement[];
-  /** By `startedAt`: the facts of the last event, and how often each kind of event came. */
+  /** By `startedAt`: the facts of the last event. */
   readonly anomalies: Map<number, DetectionEvent>;
+  forecast: Forecast | null;
+  silentAt: number | null;
   status: DetectionResult["status"];
 }
 
+/** What {@link observe} may be told; all of it has a default that changes nothing. */
+export interface Circumstances
+  extends Partial<Pick<DetectionInput, "settings" | "kind" | "spans" | "deploys">> {
+  /** Sizes of the calls, the last one repeated. */
+  readonly sizes?: readonly number[];
+  /** What the series has been through before; goes on from there, and is left as it is. */
+  readonly after?: History;
+  /** The clock of the last call, in ms; there is one even if there are no samples. */
+  readonly now?: number;
+}
+
 /**
- * Feeds samples to the detector in calls of the given sizes (the last one repeated), with the state
- * through JSON and a store that holds the events: it breaks on a second open anomaly, on an event
- * for one that is not there, and on more than one extension in a call.
+ * Feeds samples to the detector in calls of the given sizes, with state and memory through JSON and a store that
+ * holds the events: it breaks on a second open anomaly, on an event for one that is not there, and on more than one
+ * extension in a call.
  */
 export function observe(
   samples: readonly Sample[],
-  {
-    settings = PLAIN,
-    kind = "gauge",
-    sizes = [samples.length],
-    state = null,
-  }: Partial<Pick<DetectionInput, "settings" | "kind" | "state">> & { sizes?: readonly number[] } =
+  { settings = PLAIN, kind = "gauge", spans = [], deploys = [], sizes, after, now }: Circumstances =
     {},
 ): History {
-  const history: History = {
-    state,
-    events: [],
-    judgements: [],
-    anomalies: new Map(),
-    status: "insufficient_data",
-  };
-  for (let from = 0, call = 0; from < samples.length; call += 1) {
-    const size = sizes[Math.min(call, sizes.length - 1)]!;
+  const history: History = after === undefined
+    ? {
+      state: null,
+      memory: null,
+      events: [],
+      judgements: [],
+      anomalies: new Map(),
+      forecast: null,
+      silentAt: null,
+      status: "insufficient_data",
+    }
+    : {
+      ...after,
+      events: [...after.events],
+      judgements: [...after.judgements],
+      anomalies: new Map(after.anomalies),
+    };
+  const call = (part: readonly Sample[], clock: number | null) => {
     const open = openAnomalies(history)[0];
-    const result = medianDetector.detectSeries({
-      state: JSON.parse(JSON.stringify(history.state)),
-      samples: samples.slice(from, from + size),
-      settings,
-      kind,
-      openAnomaly: open === undefined ? null : { startedAt: open.startedAt },
-    });
+    record(
+      history,
+      detector.detectSeries({
+        state: JSON.parse(JSON.stringify(history.state)),
+        memory: history.memory,
+        samples: part,
+        settings,
+        kind,
+        openAnomaly: open === undefined ? null : { startedAt: open.startedAt },
+        spans,
+        deploys,
+        now: clock,
+      }),
+    );
+  };
+  const calls = sizes ?? [samples.length];
+  for (let from = 0, number = 0; from < samples.length; number += 1) {
+    const size = calls[Math.min(number, calls.length - 1)]!;
+    call(samples.slice(from, from + size), null);
     from += size;
-    record(history, result);
   }
+  if (now !== undefined) call([], now);
   return history;
 }
 
@@ -93,8 +123,23 @@ export function openAnomalies({ anomalies }: History): DetectionEvent[] {
   return [...anomalies.values()].filter(({ endedAt }) => endedAt === null);
 }
 
-function record(history: History, { state, events, judgements, status }: DetectionResult): void {
+/** The anomalies that began from one time on and before another, in ms, oldest first. */
+export function anomaliesFrom(
+  { anomalies }: History,
+  from: number,
+  until = Infinity,
+): DetectionEvent[] {
+  return [...anomalies.values()]
+    .filter(({ startedAt }) => startedAt >= from && startedAt < until)
+    .sort((a, b) => a.startedAt - b.startedAt);
+}
+
+function record(history: History, result: DetectionResult): void {
+  const { state, memory, forecast, events, judgements, silentAt, status } = result;
   history.state = state;
+  history.memory = memory;
+  history.forecast = forecast ?? history.forecast;
+  history.silentAt = silentAt;
   history.status = status;
   history.judgements.push(...judgements);
   history.events.push(...events);

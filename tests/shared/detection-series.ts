@@ -1,4 +1,5 @@
-import { DAY, HOUR, MINUTE } from "./detection-fixtures.ts";
+import type { Sample } from "../../shared/detection/detector.ts";
+import { DAY, HOUR, MINUTE, START } from "./detection-fixtures.ts";
 
 /** A source of chance that starts the same way every time: numbers in [0, 1). */
 export function seededRandom(seed: number): () => number {
@@ -12,10 +13,8 @@ export function seededRandom(seed: number): () => number {
   };
 }
 
-/** Makes the value at a time from the start of a series, in ms. */
-type Series = (random: () => number) => (elapsed: number) => number;
-
-function gaussian(random: () => number): number {
+/** Standard normal, by Box and Muller. */
+export function gaussian(random: () => number): number {
   return Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
 }
 
@@ -26,96 +25,53 @@ function poisson(mean: number, random: () => number): number {
   return count;
 }
 
-const daily = (elapsed: number) => Math.sin((2 * Math.PI * elapsed) / DAY);
-const hump = (elapsed: number) => (1 - Math.cos((2 * Math.PI * elapsed) / DAY)) / 2;
+/** From 0 at midnight to 1 at noon and back. */
+export const hump = (at: number) => (1 - Math.cos((2 * Math.PI * at) / DAY)) / 2;
+
 const isWeekend = (elapsed: number) => Math.floor(elapsed / DAY) % 7 >= 5;
 
-/** Kinds of data in which nothing is wrong. `unit` is what such a metric would be in. */
-export const CLEAN: Record<string, { unit: string; series: Series }> = {
-  "gaussian": { unit: "seconds", series: (random) => () => 100 + 10 * gaussian(random) },
-  "gaussian around zero": { unit: "seconds", series: (random) => () => gaussian(random) },
-  "uniform": { unit: "seconds", series: (random) => () => random() },
-  "exponential": { unit: "seconds", series: (random) => () => -Math.log(1 - random()) },
-  "lognormal, sigma 0.5": {
-    unit: "seconds",
-    series: (random) => () => Math.exp(0.5 * gaussian(random)),
-  },
-  "lognormal, sigma 1": { unit: "seconds", series: (random) => () => Math.exp(gaussian(random)) },
-  "poisson, mean 20": { unit: "count", series: (random) => () => poisson(20, random) },
-  "low counts, mean 0.2": { unit: "count", series: (random) => () => poisson(0.2, random) },
-  "low counts, mean 2": { unit: "count", series: (random) => () => poisson(2, random) },
-  "constant": { unit: "bytes", series: () => () => 4096 },
-  "daily sine with noise": {
-    unit: "seconds",
-    series: (random) => (elapsed) => 100 + 40 * daily(elapsed) + 4 * gaussian(random),
-  },
-  "daily sine, hardly any noise": {
-    unit: "seconds",
-    series: (random) => (elapsed) => 100 + 40 * daily(elapsed) + 0.1 * gaussian(random),
-  },
-  "daily poisson, 1 to 31": {
-    unit: "count",
-    series: (random) => (elapsed) => poisson(1 + 30 * hump(elapsed), random),
-  },
-  "percent clipped at 100": {
-    unit: "percent",
-    series: (random) => () => Math.min(100, 99.5 + 0.7 * gaussian(random)),
-  },
-  "weekly: quiet weekends": {
-    unit: "seconds",
-    series: (random) => (elapsed) =>
-      20 + (isWeekend(elapsed) ? 30 : 100) * hump(elapsed) + 3 * gaussian(random),
-  },
-  "saw-tooth of an hour": {
-    unit: "bytes",
-    series: () => (elapsed) => 50 + (elapsed % HOUR) / MINUTE,
-  },
-  "saw-tooth of 8 hours": {
-    unit: "bytes",
-    series: (random) => (elapsed) => 500 + (elapsed % (8 * HOUR)) / MINUTE + gaussian(random),
-  },
-  "saw-tooth of a day": {
-    unit: "bytes",
-    series: (random) => (elapsed) => 500 + (elapsed % DAY) / MINUTE + gaussian(random),
-  },
-  "office hours, square": {
-    unit: "seconds",
-    series: (random) => (elapsed) =>
-      (elapsed % DAY >= 9 * HOUR && elapsed % DAY < 17 * HOUR ? 100 : 20) + 3 * gaussian(random),
-  },
-  "cron job every 5 minutes": {
-    unit: "seconds",
-    series: (random) => (elapsed) => (elapsed / MINUTE % 5 === 0 ? 50 : 5) + gaussian(random),
-  },
-  "cron job every hour": {
-    unit: "seconds",
-    series: (random) => (elapsed) => (elapsed / MINUTE % 60 === 0 ? 50 : 5) + gaussian(random),
-  },
-  "random walk held back": {
-    unit: "seconds",
-    series: (random) => {
-      let value = 0;
-      return () => 100 + (value = 0.98 * value + gaussian(random));
-    },
-  },
-  "random walk": {
-    unit: "seconds",
-    series: (random) => {
-      let value = 1000;
-      return () => value += gaussian(random);
-    },
-  },
-  "random walk around zero": {
-    unit: "seconds",
-    series: (random) => {
-      let value = 0;
-      return () => value += gaussian(random);
-    },
+/** Samples from `START` on, as long as told; `value` gets the time from the start, in ms, and a source of chance. */
+export function samplesOf(
+  duration: number,
+  value: (elapsed: number, random: () => number) => number,
+  { interval = MINUTE, seed = 1 }: { interval?: number; seed?: number } = {},
+): Sample[] {
+  const random = seededRandom(seed);
+  return Array.from(
+    { length: Math.round(duration / interval) },
+    (_, index) => ({ at: START + index * interval, value: value(index * interval, random) }),
+  );
+}
+
+/** A level with a tenth of noise. */
+export const noisy = (level: number) => (_: number, random: () => number) =>
+  level * (1 + 0.1 * gaussian(random));
+
+/** Makes the value at a time from the start of a series, in ms. */
+type Series = (random: () => number) => (elapsed: number) => number;
+
+/** Kinds of data in which nothing is wrong. */
+export const CLEAN: Readonly<Record<string, Series>> = {
+  "gaussian": (random) => () => 100 + 10 * gaussian(random),
+  "lognormal latency": (random) => () => Math.exp(0.5 * gaussian(random)),
+  "poisson counts, mean 20": (random) => () => poisson(20, random),
+  "rare errors, mean 0.2": (random) => () => poisson(0.2, random),
+  "constant": () => () => 4096,
+  "daily rhythm": (random) => (elapsed) => 60 + 80 * hump(elapsed) + 4 * gaussian(random),
+  "quiet weekends": (random) => (elapsed) =>
+    20 + (isWeekend(elapsed) ? 30 : 100) * hump(elapsed) + 3 * gaussian(random),
+  "saw-tooth of 8 hours": (random) => (elapsed) =>
+    500 + (elapsed % (8 * HOUR)) / MINUTE + gaussian(random),
+  "job every hour": (random) => (elapsed) =>
+    (elapsed / MINUTE % 60 === 0 ? 50 : 5) + gaussian(random),
+  "wandering": (random) => {
+    let value = 0;
+    return () => 100 + (value = 0.98 * value + gaussian(random));
   },
 };
 
 /** One value a minute for as long as told, in ms. */
 export function cleanValues(kind: string, seed: number, duration: number): number[] {
-  const next = CLEAN[kind]!.series(seededRandom(seed));
+  const next = CLEAN[kind]!(seededRandom(seed));
   return Array.from({ length: duration / MINUTE }, (_, index) => next(index * MINUTE));
 }

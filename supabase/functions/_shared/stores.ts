@@ -11,8 +11,14 @@ import {
   type DetectionPage,
   type DetectionRecord,
   type DetectionUpdate,
+  type FailedReplay,
   parseDetectionPage,
   parseDetectionRecord,
+  parseReplayRecord,
+  parseReplaySlice,
+  type ReplayProgress,
+  type ReplaySlice,
+  toReplayArguments,
 } from "../../../shared/contract/detection.ts";
 import { type HealthFacts, parseHealthFacts } from "../../../shared/contract/health-facts.ts";
 import { IngestionResult, type SampleBatch } from "../../../shared/contract/ingestion.ts";
@@ -135,8 +141,8 @@ export function collectionStore(database: Database): CollectionStore {
   };
 }
 
-/** Series with new samples, and where the detector's word goes. */
-export interface DetectionStore {
+/** Series with new samples or without those that should have come, and where the detector's word goes. */
+export interface DetectionStore extends ReplayStore {
   /** After null it only says where the last run stopped; a limit of 0 only names the next series. */
   readDetectionPage(afterSeriesId: number | null, limit: number): Promise<DetectionPage>;
   /** All or nothing. A refusal that is about the updates themselves is a value. */
@@ -146,8 +152,24 @@ export interface DetectionStore {
   ): Promise<DetectionRecord | { readonly refused: string }>;
 }
 
+/** Histories that are to be judged again, and how far that has come. */
+export interface ReplayStore {
+  /**
+   * For a detector version, of the series that has waited longest; null when there is none. What another
+   * version began is begun anew. A series that breaks the contract is named.
+   */
+  readReplaySlice(version: string): Promise<ReplaySlice | FailedReplay | null>;
+  /** On top of what was read only: `stale` if that has changed. A refusal about the progress itself is a value. */
+  recordReplaySlice(
+    progress: ReplayProgress,
+  ): Promise<ReturnType<typeof parseReplayRecord> | { readonly refused: string }>;
+  /** Gives the replay of a series up until the next reason for one; one asked for since then is kept. */
+  parkReplay(seriesId: number, error: string, requestedAt: number | null): Promise<void>;
+}
+
 export function detectionStore(database: Database): DetectionStore {
   return {
+    ...replayStore(database),
     readDetectionPage: (afterSeriesId, limit) =>
       database.call(
         "read_detection_page",
@@ -165,6 +187,26 @@ export function detectionStore(database: Database): DetectionStore {
         if (!(error instanceof DatabaseError) || error.kind !== "refused") throw error;
         return { refused: describeFailure(error) };
       }
+    },
+  };
+}
+
+function replayStore(database: Database): ReplayStore {
+  return {
+    readReplaySlice: (version) =>
+      database.call("read_replay_slice", { p_version: version }, parseReplaySlice),
+    recordReplaySlice: async (progress) => {
+      try {
+        const args = toReplayArguments(progress);
+        return await database.call("record_replay_slice", args, parseReplayRecord);
+      } catch (error) {
+        if (!(error instanceof DatabaseError) || error.kind !== "refused") throw error;
+        return { refused: describeFailure(error) };
+      }
+    },
+    parkReplay: async (seriesId, error, requestedAt) => {
+      const args = { p_series_id: seriesId, p_error: error, p_requested_at: requestedAt };
+      await database.call("park_replay", args, (answer) => answer);
     },
   };
 }

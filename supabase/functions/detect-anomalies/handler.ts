@@ -1,17 +1,16 @@
 import type { FailedSeries } from "../../../shared/contract/detection.ts";
-import type { Detector } from "../../../shared/detection/detector.ts";
 import { DatabaseError } from "../_shared/database.ts";
 import { JobRequest, type Run, type RunOutcome } from "../_shared/job.ts";
 import type { DetectionStore } from "../_shared/stores.ts";
-import { judgeSeries, type SeriesVerdict } from "./judge-series.ts";
+import { type Judges, judgeSeries, type SeriesVerdict } from "./judge-series.ts";
 import { NOTHING_RECORDED, recordUpdates } from "./record-updates.ts";
+import { type ReplayDeps, runReplays } from "./run-replays.ts";
 
 export const DetectRequest = JobRequest;
 
 /** The outside world as this function needs it; the edge wires the real one, tests a fake. */
-export interface DetectDeps extends DetectionStore {
+export interface DetectDeps extends DetectionStore, Judges, ReplayDeps {
   now(): Date;
-  readonly detector: Detector;
 }
 
 /** Series read, judged and stored together; each may bring 1,500 samples, some 30 KB as JSON. */
@@ -23,8 +22,11 @@ export const PAGE_LIMIT = 100;
  */
 export const WALL_SECONDS = 20;
 
-/** Nor after so many samples: a call may use 2 s of CPU, and half a million take about one. */
-export const SAMPLE_LIMIT = 300_000;
+/**
+ * Nor after so many samples, replayed ones included: a call may use 2 s of CPU, a sample takes some 5 µs,
+ * and one more page may bring as many again.
+ */
+export const SAMPLE_LIMIT = 150_000;
 
 /** Nor after so many series: reading and writing a full state takes about 70 µs. */
 export const SERIES_LIMIT = 10_000;
@@ -33,8 +35,9 @@ export const SERIES_LIMIT = 10_000;
 const FAILED_LIMIT = 20;
 
 /**
- * Judges what came in since the last run, series by series, a page at a time. Begins where the last run
- * stopped and goes once around, so that no series waits for ever behind others.
+ * Judges what came in since the last run, and what did not, series by series, a page at a time. Begins
+ * where the last run stopped and goes once around, so that no series waits for ever behind others. The
+ * time that is left goes into replays.
  */
 export async function detectAnomalies(run: Run, deps: DetectDeps): Promise<RunOutcome> {
   const tally = { series: 0, samples: 0, insufficient_data: 0, ...NOTHING_RECORDED };
@@ -49,7 +52,7 @@ export async function detectAnomalies(run: Run, deps: DetectDeps): Promise<RunOu
     let next: number | null;
     try {
       const page = await deps.readDetectionPage(after, limit);
-      const verdicts = page.series.map((series) => judgeSeries(series, deps.detector));
+      const verdicts = page.series.map((series) => judgeSeries(series, deps, run.startedAt));
       const updates = verdicts.flatMap((verdict) =>
         verdict.kind === "judged" ? [verdict.update] : []
       );
@@ -84,6 +87,14 @@ export async function detectAnomalies(run: Run, deps: DetectDeps): Promise<RunOu
     else [after, hasWrapped] = [0, true];
   }
 
+  const isNoneJudged = failed.length > 0 && failed.length === tally.series;
+  // A run that is not complete has no time left for any of them.
+  const { failed: notReplayed, ...replay } = await runReplays(
+    deps,
+    (samples) => isSpent(run, { ...tally, samples: tally.samples + samples }, deps),
+  );
+  failed.push(...notReplayed);
+
   const result = {
     ...tally,
     failed: failed.slice(0, FAILED_LIMIT).map(({ series_id, error }) => ({ series_id, error })),
@@ -91,8 +102,9 @@ export async function detectAnomalies(run: Run, deps: DetectDeps): Promise<RunOu
     complete,
     /** Where the next run begins, null for at the beginning. */
     next_series_id: complete ? null : after,
+    replay,
   };
-  return failed.length > 0 && failed.length === tally.series
+  return isNoneJudged
     ? { kind: "failed", reason: `no series could be judged: ${failed[0]?.error}`, result }
     : { kind: "succeeded", result };
 }
