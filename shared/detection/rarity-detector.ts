@@ -457,7 +457,7 @@ interface Band {
 /** What is expected of the next reading; the first one is expected as it comes. */
 function bandOf(memory: SeriesMemory, value: number, { usualFloorRatio }: Tuning): Band {
   if (memory.count === 0) return { expected: value, lower: value, upper: value };
-  if (memory.excursionAt !== 0 && memory.levelSince === 0) {
+  if (memory.excursionAt !== 0) {
     const { frozenExpected, frozenLower, frozenUpper } = memory;
     return { expected: frozenExpected, lower: frozenLower, upper: frozenUpper };
   }
