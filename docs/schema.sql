@@ -4698,6 +4698,8 @@ begin
         select from monitor.metric_time_series where series_id = v_series_id and recorded_at <= p_now - c_first_look)
       or exists (
         select from monitor.metric_chunks where series_id = v_series_id and day < ((p_now - c_first_look) at time zone 'UTC')::date)
+      or exists (
+        select from monitor.late_samples where series_id = v_series_id and recorded_at <= p_now - c_first_look)
     ) then
       perform monitor.request_replay(v_series_id, 'version', p_now);
     elsif v_update ->> 'replay_version' is not null
@@ -4733,9 +4735,19 @@ begin
           observed = case when v_is_worse then (v_event ->> 'observed')::double precision else anomaly.observed end,
           severity = case when v_is_worse then v_event ->> 'severity' else anomaly.severity end,
           score = greatest(anomaly.score, v_score),
-          explanation = v_event ->> 'explanation',
-          kind = coalesce(v_event ->> 'anomaly_kind', anomaly.kind),
-          details = nullif(v_event -> 'details', 'null'),
+          -- So does what was said of it, until the detector knows more than the row.
+          explanation = case
+            when v_is_worse or (v_event ->> 'sample_count')::integer >= anomaly.sample_count then v_event ->> 'explanation'
+            when v_ended is null then anomaly.explanation
+            else anomaly.explanation || ' Ended, as seen by a detector that had lost what it knew of it.' end,
+          kind = case
+            when v_is_worse or (v_event ->> 'sample_count')::integer >= anomaly.sample_count
+              then coalesce(v_event ->> 'anomaly_kind', anomaly.kind)
+            else anomaly.kind end,
+          details = case
+            when v_is_worse or (v_event ->> 'sample_count')::integer >= anomaly.sample_count
+              then nullif(v_event -> 'details', 'null')
+            else anomaly.details end,
           sample_count = greatest(anomaly.sample_count, (v_event ->> 'sample_count')::integer),
           detector_version = v_update ->> 'state_version',
           run_id = p_run_id

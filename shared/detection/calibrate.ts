@@ -61,6 +61,9 @@ const STEP_OF_FOUR = 0.05;
 /** Weeks of history that the prior is worth: after as many, both have an equal say. */
 const PRIOR_WEEKS = 2;
 
+/** One that is a quarter due may be told, and one in any history: a single incident must not make a series deaf. */
+const ROUNDING_UP = 0.75;
+
 /** Thresholds are whole hundredths: finer ones would follow single values of the past. */
 const STEPS = 100;
 
@@ -85,10 +88,10 @@ export function thresholdOfBudget(budget: number): number {
  * Finds the threshold of a budget for one series by what a replay of its history found: the smallest
  * one, in hundredths, for which both hold.
  *
- * - It tells at most `budget` × weeks candidates. Less than a week counts as a week, so that a short
- *   history has to bring more than a whole week's budget before it raises the threshold.
- * - Its rate is within the budget also when the prior, that of {@link thresholdOfBudget}, is counted in
- *   as {@link PRIOR_WEEKS} further weeks. So silence lowers the threshold little by little: at one a
+ * - It tells at most `budget` × weeks candidates, rounded up from a quarter on, and at least one. Less
+ *   than a week counts as a week.
+ * - If it is below the prior, that of {@link thresholdOfBudget}: its rate is within the budget also when
+ *   the prior is counted in as {@link PRIOR_WEEKS} further weeks. So silence lowers the threshold little by little: at one a
  *   week to 0.48 after two weeks, 0.47 after four. Without any history the prior stands.
  *
  * Candidates that begin in a span where nothing is told do not count. Each span labelled `missed` then
@@ -118,9 +121,11 @@ export function calibrate(
     (weakest >= threshold ? droppedCount : 0);
 
   const weeks = days / 7;
-  const allowedCount = Math.floor(budget * Math.max(weeks, 1) + 1e-9);
+  const allowedCount = Math.max(1, Math.floor(budget * Math.max(weeks, 1) + ROUNDING_UP));
+  const prior = thresholdOfBudget(budget);
   const isWithinBudget = (threshold: number) => {
     const count = countFrom(threshold);
+    if (threshold >= prior) return count <= allowedCount;
     const priorCount = PRIOR_WEEKS * 4 ** ((DEFAULT_THRESHOLD - threshold) / STEP_OF_FOUR);
     return count <= allowedCount && priorCount + count <= budget * (PRIOR_WEEKS + weeks) + 1e-9;
   };

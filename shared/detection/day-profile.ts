@@ -144,6 +144,7 @@ function slotOf(at: number): number {
   return Math.min(PROFILE_SLOTS - 1, Math.floor(modulo(at, DAY) / SLOT_MS));
 }
 
-function modulo(value: number, divisor: number): number {
+/** The remainder, from 0 up to the divisor, of negative values too. */
+export function modulo(value: number, divisor: number): number {
   return ((value % divisor) + divisor) % divisor;
 }

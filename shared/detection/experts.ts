@@ -1,4 +1,4 @@
-import { PROFILE_DAYS, SLOT_MS } from "./day-profile.ts";
+import { modulo, PROFILE_DAYS, SLOT_MS } from "./day-profile.ts";
 import { UNKNOWN_RARITY } from "./largest-values.ts";
 import { BLOCK_COUNT, RECENT_COUNT, type SeriesMemory } from "./series-memory.ts";
 import { type ExpertName, EXPERTS, type Tuning } from "./tuning.ts";
@@ -349,7 +349,7 @@ export class Experts {
 
   /** Looks up the earlier days once for each quarter of an hour. */
   #compareDays({ profile, slotCadence: cadence }: SeriesMemory, at: number): void {
-    const slotAt = at - at % SLOT_MS;
+    const slotAt = at - modulo(at, SLOT_MS);
     if (slotAt === this.#slotAt) return;
     this.#slotAt = slotAt;
     // The cadence as it was when this quarter of an hour began: a call may begin in the middle of it.

@@ -28,7 +28,7 @@ export interface AnomalyEnding {
 const CAUSES = {
   calm: ": back to what was expected.",
   arrived: ": a sample came.",
-  labelled: ": from then on it is labelled as expected.",
+  labelled: ": from then on it is under maintenance, or labelled as expected.",
   held: " as a level shift: the new level has held for a day, and counts as normal from now on.",
   deploy: " as a level shift: it came with a deploy, and counts as normal from now on.",
   unsettled: " as a level shift: it has not settled for a week, and counts as normal from now on.",

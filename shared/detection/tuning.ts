@@ -97,7 +97,7 @@ export const TUNING: Tuning = {
   jumpOfWeek: 2,
   jumpPower: 3,
   restMinutes: 60,
-  calmMinutes: 10,
+  calmMinutes: 13,
   newLevelDays: 0.15,
   regularCount: 2,
   restShare: 0.3,

@@ -696,7 +696,7 @@ describe("replays", () => {
       .toEqual([{ startedAt: 5 }, { startedAt: 5 }]);
     expect(recorded[0]).toMatchObject({
       tally: { open: { at: 5, until: AT - 1, score: 0.9, kind: "level_shift" }, ended: [] },
-      calibration: { candidateCount: 1, toldCount: 0, threshold: 0.91, allowedCount: 0 },
+      calibration: { candidateCount: 1, toldCount: 1, threshold: 0.55, allowedCount: 1 },
     });
     expect(recorded[0]!.calibration!.days).toBeCloseTo((2 * CHUNK_SAMPLES - 1) / 1440, 6);
   });

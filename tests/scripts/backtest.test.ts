@@ -240,9 +240,9 @@ describe("printReport()", () => {
     expect(lines[2]).toBe(
       "20,160 samples from 2026-03-02 00:00 to 2026-03-15 23:59 UTC, detector fake-1, gauge, direction both.",
     );
-    expect(lines.find((line) => line.startsWith("1 a week, as set"))).toMatch(/ +2 +1\.0/);
+    expect(lines.find((line) => line.startsWith("1 a week, as set"))).toMatch(/ +3 +1\.5/);
     expect(lines.find((line) => line.includes("2026-03-07 00:00"))).toMatch(
-      /^· +· +● +2026-03-07 00:00 +2026-03-07 00:02 +spike +0\.56 +Saw 24 & expected <10>\.$/,
+      /^· +● +● +2026-03-07 00:00 +2026-03-07 00:02 +spike +0\.56 +Saw 24 & expected <10>\.$/,
     );
     expect(lines.find((line) => line.startsWith("maintenance"))).toMatch(/2026-03-11 00:00 +lasts/);
     expect(lines.find((line) => line.startsWith("before"))).toMatch(/100 % \(1 of 1\)/);

@@ -168,7 +168,11 @@ describe("explainAnomaly()", () => {
         text: "Ended after 20 min: back to what was expected.",
       },
       { reason: "recovered", cause: "arrived", text: "Ended after 20 min: a sample came." },
-      { reason: "recovered", cause: "labelled", text: "from then on it is labelled as expected" },
+      {
+        reason: "recovered",
+        cause: "labelled",
+        text: "from then on it is under maintenance, or labelled as expected",
+      },
       {
         reason: "level_shift",
         cause: "held",
