@@ -1,3 +1,4 @@
+import { DAY } from "./durations.ts";
 import { type AnomalyKind, DEFAULT_THRESHOLD, type LabelledSpan } from "./detector.ts";
 import { TUNING } from "./tuning.ts";
 
@@ -66,8 +67,6 @@ const ROUNDING_UP = 0.75;
 
 /** Thresholds are whole hundredths: finer ones would follow single values of the past. */
 const STEPS = 100;
-
-const DAY = 24 * 60 * 60 * 1000;
 
 /** Labels of spans in which nothing is told. */
 const MUTING = new Set<LabelledSpan["label"]>(["expected", "maintenance", "false_positive"]);

@@ -1,8 +1,8 @@
 import type { AnomalyDetails, AnomalyKind, DetectionEvent, DetectionInput } from "./detector.ts";
 import { HOUR } from "./durations.ts";
-import { Experts, SCALE_READINGS } from "./experts.ts";
+import { type Experts, SCALE_READINGS } from "./experts.ts";
 import { type AnomalyEnding, explainAnomaly } from "./explain-anomaly.ts";
-import { SeriesMemory } from "./series-memory.ts";
+import type { SeriesMemory } from "./series-memory.ts";
 import { EXPERTS, type Tuning } from "./tuning.ts";
 import { z } from "zod";
 
@@ -14,7 +14,7 @@ const FIRST_COUNT = 30;
 /** Beyond that an intermediate result could be infinite. */
 const VALUE_LIMIT = 1e300;
 
-/** Readings after such a change of which nothing is told. */
+/** Readings after a change of the cadence of which nothing is told. */
 const RELEARN_COUNT = 20;
 
 /** Scores from which an anomaly is a warning, or critical. */

@@ -1,4 +1,4 @@
-const DAY = 24 * 60 * 60 * 1000;
+import { DAY } from "./durations.ts";
 
 /** Days remembered: the seven before, and today. */
 export const PROFILE_DAYS = 8;

@@ -64,7 +64,7 @@ export interface DetectionInput {
   /** Ascending by `at`. Those not newer than the newest one already judged are ignored. */
   readonly samples: readonly Sample[];
   readonly settings: DetectionSettings;
-  /** A counter is judged by its rate per second, resets handled as Prometheus does. */
+  /** A counter is judged by its rate per second, the sample after a reset by none: what was counted is not known. */
   readonly kind: "gauge" | "counter";
   readonly openAnomaly: OpenAnomaly | null;
   /** Those that touch the time of the samples or of what is remembered; in any order, may overlap. */

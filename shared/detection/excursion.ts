@@ -4,7 +4,7 @@ import {
   dropExcursion,
   eventOf,
   limit,
-  Run,
+  type Run,
   smallestChange,
 } from "./call.ts";
 import { type AnomalyKind, DEFAULT_THRESHOLD, type DetectionInput } from "./detector.ts";
@@ -12,7 +12,7 @@ import { DAY, HOUR, MINUTE } from "./durations.ts";
 import { meanOfBlocks, meanOfRecent, type Reading } from "./experts.ts";
 import type { AnomalyEnding } from "./explain-anomaly.ts";
 import { bandReach } from "./forecast-band.ts";
-import { RECENT_COUNT, rememberAlarm, SeriesMemory } from "./series-memory.ts";
+import { RECENT_COUNT, rememberAlarm, type SeriesMemory } from "./series-memory.ts";
 import { type ExpertName, EXPERTS } from "./tuning.ts";
 
 /** A level that has held for so long is the new normal; one that never settles is after a week. */

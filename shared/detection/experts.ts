@@ -1,9 +1,9 @@
+import { DAY } from "./durations.ts";
 import { modulo, PROFILE_DAYS, SLOT_MS } from "./day-profile.ts";
 import { UNKNOWN_RARITY } from "./largest-values.ts";
 import { BLOCK_COUNT, RECENT_COUNT, type SeriesMemory } from "./series-memory.ts";
 import { type ExpertName, EXPERTS, type Tuning } from "./tuning.ts";
 
-const DAY = 24 * 60 * 60 * 1000;
 const WEEK = 7 * DAY;
 
 /** A sample made comparable: the value of a gauge, the rate per second of a counter. `at` in ms. */

@@ -1,9 +1,8 @@
+import { DAY } from "./durations.ts";
 import { SLOT_MS } from "./day-profile.ts";
 import type { Forecast } from "./detector.ts";
 import type { SeriesMemory } from "./series-memory.ts";
 import { EXPERTS, type Tuning } from "./tuning.ts";
-
-const DAY = 24 * 60 * 60 * 1000;
 
 /** Half an hour: as fine as a chart of a day can show, and small enough to be written every two hours. */
 const STEP_MS = 2 * SLOT_MS;

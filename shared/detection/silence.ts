@@ -1,7 +1,7 @@
 import { type Call, dropExcursion, eventOf, Run } from "./call.ts";
 import { DEFAULT_THRESHOLD } from "./detector.ts";
 import { DAY, MINUTE } from "./durations.ts";
-import { SeriesMemory } from "./series-memory.ts";
+import type { SeriesMemory } from "./series-memory.ts";
 
 /** Silence is an anomaly after so many usual intervals, or so many times the second longest gap of late. */
 const SILENT_INTERVALS = 3;

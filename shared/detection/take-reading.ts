@@ -1,24 +1,29 @@
 import { type Band, type Call, limit } from "./call.ts";
-import { counterIncrease } from "./counter-increase.ts";
 import { modulo, SLOT_MS } from "./day-profile.ts";
 import type { Sample } from "./detector.ts";
 import { DAY, HOUR } from "./durations.ts";
 import type { Reading } from "./experts.ts";
 import { bandReach } from "./forecast-band.ts";
-import { INTERVAL_COUNT, QUANTITY_COUNT, SeriesMemory, WAITING_COUNT } from "./series-memory.ts";
+import {
+  INTERVAL_COUNT,
+  QUANTITY_COUNT,
+  type SeriesMemory,
+  WAITING_COUNT,
+} from "./series-memory.ts";
 import { endSilence, usualSilence } from "./silence.ts";
 import { EXPERTS, type Tuning } from "./tuning.ts";
 
 /** What is learned waits for the end of a block: the large part of the memory is written anew once for each. */
 const BLOCK_MS = 2 * HOUR;
 
-const FLOAT_LIMIT = 3e38;
-
 /** Shortest time a rate is taken over, in ms: two samples of one instant would make an infinite one. */
 const SHORTEST_INTERVAL = 1000;
 
 /** Time in which a silence is forgotten, in ms. */
 const SILENCE_MEMORY = 3 * DAY;
+
+/** Silences within that time that are still anomalies: one each night comes to more. */
+const SILENCE_COUNT = 2;
 
 /** A cadence has changed when the middle one of the last intervals differs from it by so much. */
 const CADENCE_CHANGE = 2;
@@ -44,12 +49,12 @@ export function takeReading({ at, value: raw }: Sample, call: Call): Reading | n
   // How much was counted before a reset is not known, so neither is the rate.
   if (isFirstSample || value < lastValue) return null;
   const seconds = Math.max(at - lastAt, SHORTEST_INTERVAL) / 1000;
-  return { at, value: limit(counterIncrease(lastValue, value) / seconds) };
+  return { at, value: limit((value - lastValue) / seconds) };
 }
 
 /** Keeps the usual interval, and tells a gap. */
 function noteInterval(at: number, call: Call): void {
-  const { memory, tuning } = call;
+  const { memory } = call;
   const { intervals, cadence } = memory;
   const interval = at - memory.lastAt;
   if (cadence > 0) {
@@ -63,7 +68,7 @@ function noteInterval(at: number, call: Call): void {
       memory.lastSilenceAt = at;
     }
     // A silence is an anomaly, unless there is one each night, or more.
-    if (!isSilent || memory.silences > tuning.regularCount) {
+    if (!isSilent || memory.silences > SILENCE_COUNT) {
       if (interval > memory.longestGap) {
         memory.secondGap = memory.longestGap;
         memory.longestGap = interval;
@@ -103,9 +108,8 @@ export function turnTime(at: number, call: Call): void {
     return;
   }
   if (slotAt !== memory.slotAt) {
-    const mean = memory.slotCount > 0 ? memory.slotSum / memory.slotCount : NaN;
     waiting.copyWithin(1, 0);
-    waiting[0] = Math.min(Math.max(mean, -FLOAT_LIMIT), FLOAT_LIMIT);
+    waiting[0] = memory.slotCount > 0 ? memory.slotSum / memory.slotCount : NaN;
     memory.waitingAt = memory.slotAt;
     // The next ones would not be in a row with those that wait.
     if (slotAt - memory.slotAt !== SLOT_MS) learnWaiting(call);
@@ -118,7 +122,10 @@ export function turnTime(at: number, call: Call): void {
   if (blockAt === memory.blockAt) return;
   learnWaiting(call);
   if (Math.floor(blockAt / DAY) !== Math.floor(memory.fadedAt / DAY)) {
-    largest.fade(Math.exp(-(blockAt - memory.fadedAt) / DAY / tuning.memoryDays));
+    const factor = Math.exp(-(blockAt - memory.fadedAt) / DAY / tuning.memoryDays);
+    largest.fade(factor);
+    memory.longestGap *= factor;
+    memory.secondGap *= factor;
     memory.fadedAt = blockAt;
   }
   for (let quantity = 0; quantity < QUANTITY_COUNT; quantity++) {
