@@ -301,3 +301,17 @@ describe("samples that come and say nothing", () => {
     }]);
   });
 });
+
+describe("gaps that are usual", () => {
+  it("are forgotten like the rest of the memory: in three weeks without them to a third", () => {
+    const given = samplesOf(30 * DAY, noisy(50), { interval: 5 * MINUTE })
+      .filter(({ at }) => at >= START + 8 * DAY || (at - START) % DAY >= 6 * HOUR);
+    const silence = (until: number) => {
+      const part = given.filter(({ at }) => at < START + until);
+      return observe(part, { sizes: [2000] }).silentAt! - part.at(-1)!.at;
+    };
+    const nightly = silence(8 * DAY);
+    expect(nightly).toBeGreaterThan(8 * HOUR);
+    expect(silence(29 * DAY) / nightly).toBeCloseTo(Math.exp(-1), 1);
+  });
+});
