@@ -1,0 +1,252 @@
+import type { ArithmeticOp, Binary, BinaryOp, ComparisonOp, VectorMatching } from "./ast.ts";
+import {
+  type Column,
+  dropMetadata,
+  type Grid,
+  makeColumn,
+  METADATA_LABELS,
+  omitLabels,
+  pickLabels,
+  withLabel,
+} from "./columns.ts";
+import { formatLabelSet } from "./format-labels.ts";
+import { labelsKey } from "./labels-key.ts";
+import { PromqlError } from "./promql-error.ts";
+import type { Labels } from "./series.ts";
+
+const ARITHMETIC: Readonly<Record<ArithmeticOp, (a: number, b: number) => number>> = {
+  "+": (a, b) => a + b,
+  "-": (a, b) => a - b,
+  "*": (a, b) => a * b,
+  "/": (a, b) => a / b,
+  "%": (a, b) => a % b,
+  "^": power,
+  atan2: Math.atan2,
+};
+
+/** As in C and Go: 1 to any power, and anything to the power of 0, is 1. */
+function power(base: number, exponent: number): number {
+  return base === 1 || (base === -1 && Math.abs(exponent) === Infinity) ? 1 : base ** exponent;
+}
+
+const COMPARISONS: Readonly<Record<ComparisonOp, (a: number, b: number) => boolean>> = {
+  "==": (a, b) => a === b,
+  "!=": (a, b) => a !== b,
+  ">": (a, b) => a > b,
+  "<": (a, b) => a < b,
+  ">=": (a, b) => a >= b,
+  "<=": (a, b) => a <= b,
+};
+
+function isComparison(op: BinaryOp): op is ComparisonOp {
+  return Object.hasOwn(COMPARISONS, op);
+}
+
+/** The operation on two numbers; a comparison is 1 or 0. */
+export function combineNumbers(op: BinaryOp, a: number, b: number): number {
+  return isComparison(op) ? Number(COMPARISONS[op](a, b)) : ARITHMETIC[op as ArithmeticOp](a, b);
+}
+
+/** The operation between each element of a vector and a scalar; columns are changed in place. */
+export function combineWithScalar(
+  { op, returnsBool }: Binary,
+  columns: readonly Column[],
+  scalars: Float64Array,
+  isScalarLeft: boolean,
+): void {
+  if (isComparison(op)) {
+    const holds = COMPARISONS[op];
+    for (const column of columns) {
+      const { values, present } = column;
+      for (let i = 0; i < values.length; i += 1) {
+        const verdict = isScalarLeft
+          ? holds(scalars[i]!, values[i]!)
+          : holds(values[i]!, scalars[i]!);
+        if (returnsBool) values[i] = Number(verdict);
+        else if (!verdict) present[i] = 0;
+      }
+    }
+  } else {
+    const combine = ARITHMETIC[op as ArithmeticOp];
+    for (const { values } of columns) {
+      for (let i = 0; i < values.length; i += 1) {
+        values[i] = isScalarLeft
+          ? combine(scalars[i]!, values[i]!)
+          : combine(values[i]!, scalars[i]!);
+      }
+    }
+  }
+}
+
+/** Makes the function that tells what two elements have to have in common. */
+function signer({ on, labels }: VectorMatching): (labels: Labels) => string {
+  // Metadata is never compared unless it is asked for.
+  const ignored = [...labels, ...METADATA_LABELS];
+  return on
+    ? (of) => labelsKey(pickLabels(of, labels))
+    : (of) => labelsKey(omitLabels(of, ignored));
+}
+
+/** `and`, `or`, `unless`: step by step, for a series is there at one and gone at the next. */
+export function combineSets(
+  { op, matching }: Binary,
+  left: readonly Column[],
+  right: readonly Column[],
+  grid: Grid,
+): Column[] {
+  const sign = signer(matching!);
+  const [kept, others] = op === "or" ? [right, left] : [left, right];
+  const presence = new Map<string, Uint8Array>();
+  for (const { labels, present } of others) {
+    const key = sign(labels);
+    let any = presence.get(key);
+    if (any === undefined) presence.set(key, any = new Uint8Array(grid.count));
+    for (let i = 0; i < grid.count; i += 1) any[i]! |= present[i]!;
+  }
+  const isWanted = op === "and" ? 1 : 0;
+  for (const { labels, present } of kept) {
+    const any = presence.get(sign(labels));
+    for (let i = 0; i < grid.count; i += 1) {
+      if ((any?.[i] ?? 0) !== isWanted) present[i] = 0;
+    }
+  }
+  return op === "or" ? [...left, ...kept] : [...kept];
+}
+
+/** Arithmetic and comparison between two vectors. @throws {PromqlError} if elements do not find each other one to one, or many to one */
+export function combineVectors(
+  expr: Binary,
+  left: readonly Column[],
+  right: readonly Column[],
+  grid: Grid,
+): Column[] {
+  const matching = expr.matching!;
+  const isSwapped = matching.card === "one-to-many";
+  const [many, one] = isSwapped ? [right, left] : [left, right];
+  const sign = signer(matching);
+  const bySignature = groupOnes(one, sign, matching, grid);
+
+  const results: Column[] = [];
+  const partners = new Map<string, { readonly result: Column; readonly present: Uint8Array }[]>();
+  for (const element of many) {
+    const signature = sign(element.labels);
+    for (const match of bySignature.get(signature) ?? []) {
+      const { result, met } = combinePair(expr, element, match, grid, isSwapped);
+      const rivals = partners.get(signature) ?? [];
+      partners.set(signature, rivals);
+      checkUnique(matching, result.labels, met, rivals);
+      rivals.push({ result, present: met });
+      if (result.present.includes(1)) results.push(result);
+    }
+  }
+  return results;
+}
+
+/** Of the side that may have one element a signature. */
+function groupOnes(
+  one: readonly Column[],
+  sign: (labels: Labels) => string,
+  matching: VectorMatching,
+  grid: Grid,
+): Map<string, Column[]> {
+  const bySignature = new Map<string, Column[]>();
+  for (const column of one) {
+    const signature = sign(column.labels);
+    const others = bySignature.get(signature);
+    if (others === undefined) {
+      bySignature.set(signature, [column]);
+      continue;
+    }
+    for (const other of others) {
+      for (let i = 0; i < grid.count; i += 1) {
+        if (column.present[i] === 1 && other.present[i] === 1) {
+          throw duplicateError(matching, column.labels, other.labels);
+        }
+      }
+    }
+    others.push(column);
+  }
+  return bySignature;
+}
+
+function duplicateError(matching: VectorMatching, a: Labels, b: Labels): PromqlError {
+  const group = matching.on
+    ? pickLabels(a, matching.labels)
+    : omitLabels(a, [...matching.labels, ...METADATA_LABELS]);
+  const side = matching.card === "one-to-many" ? "left" : "right";
+  const both = [formatLabelSet(a), formatLabelSet(b)].sort();
+  return new PromqlError(
+    "execution",
+    `found duplicate series for the match group ${
+      formatLabelSet(group)
+    } on the ${side} hand-side of the ` +
+      `operation: [${both.join(", ")}];many-to-many matching not allowed: ` +
+      "matching labels must be unique on one side",
+  );
+}
+
+/** The result of two elements, and where both of them are. */
+function combinePair(
+  { op, returnsBool, matching }: Binary,
+  element: Column,
+  match: Column,
+  grid: Grid,
+  isSwapped: boolean,
+): { result: Column; met: Uint8Array } {
+  const labels = resultLabels(op, matching!, element.labels, match.labels);
+  const result = makeColumn(labels, returnsBool, grid.count);
+  const met = new Uint8Array(grid.count);
+  const [left, right] = isSwapped ? [match, element] : [element, match];
+  const holds = isComparison(op) ? COMPARISONS[op] : undefined;
+  const combine = holds === undefined ? ARITHMETIC[op as ArithmeticOp] : undefined;
+  for (let i = 0; i < grid.count; i += 1) {
+    if (element.present[i] === 0 || match.present[i] === 0) continue;
+    met[i] = 1;
+    const a = left.values[i]!;
+    const b = right.values[i]!;
+    if (holds === undefined) {
+      result.values[i] = combine!(a, b);
+    } else {
+      const verdict = holds(a, b);
+      if (!returnsBool && !verdict) continue;
+      result.values[i] = returnsBool ? Number(verdict) : a;
+    }
+    result.present[i] = 1;
+  }
+  return { result, met };
+}
+
+function resultLabels(
+  op: BinaryOp,
+  { card, on, labels, include }: VectorMatching,
+  element: Labels,
+  match: Labels,
+): Labels {
+  let result = isComparison(op) ? element : dropMetadata(element);
+  if (card === "one-to-one") {
+    result = on ? pickLabels(result, labels) : omitLabels(result, labels);
+  }
+  for (const name of include) result = withLabel(result, name, match[name] ?? "");
+  return result;
+}
+
+/** @throws {PromqlError} if an element meets a second one at the same step where it may have one */
+function checkUnique(
+  { card }: VectorMatching,
+  labels: Labels,
+  met: Uint8Array,
+  rivals: readonly { readonly result: Column; readonly present: Uint8Array }[],
+): void {
+  const isOneToOne = card === "one-to-one";
+  const key = isOneToOne ? "" : labelsKey(labels);
+  for (const { result, present } of rivals) {
+    if (!isOneToOne && labelsKey(result.labels) !== key) continue;
+    if (!met.some((is, i) => is === 1 && present[i] === 1)) continue;
+    throw new PromqlError(
+      "execution",
+      isOneToOne
+        ? "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)"
+        : "multiple matches for labels: grouping labels must ensure unique matches",
+    );
+  }
+}
