@@ -23,7 +23,7 @@ import {
 import { quote } from "./format-labels.ts";
 import { formatShort } from "./format-value.ts";
 import { histogramFraction, histogramQuantile } from "./histogram-functions.ts";
-import { type InfoSeries, joinInfo } from "./info-function.ts";
+import { infoMatchers, type InfoSeries, joinInfo } from "./info-function.ts";
 import { compareByLabels, joinLabels, replaceLabel } from "./label-functions.ts";
 import { compareLabels } from "./labels-key.ts";
 import { combineNumbers, combineSets, combineVectors, combineWithScalar } from "./match-vectors.ts";
@@ -83,6 +83,7 @@ const COUNTER_SUFFIX = /_(?:total|sum|count|bucket)$/;
 export class Evaluator {
   readonly #context: Evaluation;
   readonly #tracks = new WeakMap<SampledSeries, Track>();
+  /** Values of the columns that are alive. */
   #held = 0;
 
   constructor(context: Evaluation) {
@@ -112,12 +113,28 @@ export class Evaluator {
     }
   }
 
-  /** An instant vector at each step. */
+  /** An instant vector at each step. @throws {PromqlError} */
   vector(expr: Expr, grid: Grid): Column[] {
     if (this.#context.isTimeUp()) throw timeout();
-    if (grid.count > 1 && this.#isInvariant(expr)) {
-      return this.#repeat(this.vector(expr, { ...grid, count: 1 }), grid);
+    const before = this.#held;
+    const isRepeated = grid.count > 1 && this.#isInvariant(expr);
+    const columns = isRepeated
+      ? this.#repeat(this.vector(expr, { ...grid, count: 1 }), grid)
+      : this.#evaluate(expr, grid);
+    const { series } = this.#context.limits;
+    if (columns.length > series) {
+      throw limit(
+        `${columns.length} series at once, at most ${series} may be`,
+        "select fewer, or aggregate earlier",
+      );
     }
+    // What it was made of is gone now.
+    this.#held = before;
+    this.#take(columns.length * grid.count);
+    return columns;
+  }
+
+  #evaluate(expr: Expr, grid: Grid): Column[] {
     switch (expr.kind) {
       case "paren":
         return this.vector(expr.expr, grid);
@@ -161,26 +178,19 @@ export class Evaluator {
 
   // Bounds
 
-  #hold(columns: readonly Column[]): Column[] {
-    const { limits } = this.#context;
-    if (columns.length > limits.series) {
-      throw limit(
-        `${columns.length} series at once, at most ${limits.series} may be`,
-        "select fewer, or aggregate earlier",
-      );
-    }
-    return columns as Column[];
-  }
-
-  #make(labels: Labels, dropsName: boolean, count: number): Column {
+  #take(count: number): void {
     this.#held += count;
     const most = this.#context.limits.values;
     if (this.#held > most) {
       throw limit(
-        `more than ${most} values (series × steps)`,
+        `more than ${most} values (series × steps) at once`,
         "take a longer step, a shorter range or fewer series",
       );
     }
+  }
+
+  #make(labels: Labels, dropsName: boolean, count: number): Column {
+    this.#take(count);
     return makeColumn(labels, dropsName, count);
   }
 
@@ -272,7 +282,7 @@ export class Evaluator {
       if (isAny) columns.push(column);
       else this.#held -= grid.count;
     }
-    return this.#hold(columns);
+    return columns;
   }
 
   /** What a range vector holds, and its window at each step. */
@@ -361,10 +371,8 @@ export class Evaluator {
     const columns = isSet
       ? present(combineSets(expr, left, right, grid))
       : combineVectors(expr, left, right, grid);
-    if (!isSet && expr.returnsBool && !this.#context.isNameRemovalDelayed) {
-      return this.#dropNames(this.#hold(columns));
-    }
-    return mergeSameLabels(this.#hold(columns));
+    const dropsNames = !isSet && expr.returnsBool && !this.#context.isNameRemovalDelayed;
+    return dropsNames ? this.#dropNames(columns) : mergeSameLabels(columns);
   }
 
   #aggregation(expr: Aggregation, grid: Grid): Column[] {
@@ -372,7 +380,7 @@ export class Evaluator {
     const param = takesScalar ? this.scalars(expr.param!, grid) : undefined;
     const columns = this.vector(expr.expr, grid);
     const { annotations } = this.#context;
-    return this.#hold(aggregate(expr, columns, { grid, annotations, param }));
+    return aggregate(expr, columns, { grid, annotations, param });
   }
 
   // Functions
@@ -536,7 +544,7 @@ export class Evaluator {
         );
       }
     }
-    return isNameRemovalDelayed ? this.#hold(columns) : mergeSameLabels(this.#hold(columns));
+    return isNameRemovalDelayed ? columns : mergeSameLabels(columns);
   }
 
   #checkParams(func: string, params: readonly number[], span: Span): void {
@@ -637,8 +645,6 @@ export class Evaluator {
 
   #info(call: Call, grid: Grid): Column[] {
     const base = this.vector(call.args[0]!, grid);
-    const selector = call.args[1];
-    const matchers = selector?.kind === "vector-selector" ? selector.matchers : [];
     const infos: InfoSeries[] = this.#context.seriesOf(call).map((series) => {
       const { labels, times, stale } = this.#track(series);
       return {
@@ -652,7 +658,7 @@ export class Evaluator {
         },
       };
     });
-    return mergeSameLabels(this.#hold(joinInfo(base, infos, matchers, grid)));
+    return mergeSameLabels(joinInfo(base, infos, infoMatchers(call), grid));
   }
 
   #sort({ func, args, ...span }: Call, grid: Grid): Column[] {
@@ -754,13 +760,4 @@ function timeout(): PromqlError {
 
 function limit(what: string, wayOut: string): PromqlError {
   return new PromqlError("limit", `query would take ${what}: ${wayOut}`);
-}
-
-/** The matchers of info metrics that info() looks at. */
-export function infoMatchers({ args }: Call): VectorSelector["matchers"] {
-  const selector = args[1];
-  const asked = selector?.kind === "vector-selector" ? selector.matchers : [];
-  return asked.some(({ name }) => name === METRIC_NAME)
-    ? asked
-    : [{ name: METRIC_NAME, op: "=", value: "target_info" }, ...asked];
 }

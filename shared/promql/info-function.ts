@@ -1,3 +1,4 @@
+import type { Call } from "./ast.ts";
 import { type Column, type Grid, makeColumn } from "./columns.ts";
 import { formatLabelSet } from "./format-labels.ts";
 import { labelsKey } from "./labels-key.ts";
@@ -15,6 +16,16 @@ export interface InfoSeries {
   newestAt(step: number): number | undefined;
 }
 
+/** What info() looks for: `target_info`, or what its second argument names; names that are only ruled out leave all that end in `_info`. */
+export function infoMatchers({ args }: Call): readonly Matcher[] {
+  const selector = args[1];
+  const asked = selector?.kind === "vector-selector" ? selector.matchers : [];
+  const names = asked.filter(({ name }) => name === METRIC_NAME);
+  if (names.length === 0) return [{ name: METRIC_NAME, op: "=", value: "target_info" }, ...asked];
+  const isNamed = names.some(({ op }) => op === "=" || op === "=~");
+  return isNamed ? asked : [{ name: METRIC_NAME, op: "=~", value: ".+_info" }, ...asked];
+}
+
 function identify(labels: Labels): string {
   return IDENTIFYING_LABELS.map((name) => `${(labels[name] ?? "").length}:${labels[name] ?? ""}`)
     .join();
@@ -24,6 +35,7 @@ function identify(labels: Labels): string {
  * `info()`: adds labels of info metrics to the series of the same instance and job. Series that matchers on labels leave
  * without an info metric are left out, unless the empty string satisfies them.
  *
+ * @param matchers see {@link infoMatchers}
  * @throws {PromqlError} if two info series describe the same, or say different things.
  */
 export function joinInfo(
@@ -33,7 +45,6 @@ export function joinInfo(
   grid: Grid,
 ): Column[] {
   const nameTests = matchers.filter(({ name }) => name === METRIC_NAME).map(compileMatcher);
-  if (matchers.length === 0) nameTests.push((name) => name === "target_info");
   const dataMatchers = matchers.filter(({ name }) => name !== METRIC_NAME);
   const dataLabels = new Set(dataMatchers.map(({ name }) => name));
   const mayBeMissing = dataMatchers.every((matcher) => compileMatcher(matcher)(""));
@@ -63,7 +74,7 @@ export function joinInfo(
   for (const column of base) {
     const name = column.labels[METRIC_NAME] ?? "";
     // Info metrics themselves stay as they are.
-    const isInfo = nameTests.length > 0 && nameTests.every((test) => test(name));
+    const isInfo = nameTests.every((test) => test(name));
     const hasIdentity = IDENTIFYING_LABELS.some((label) => column.labels[label] !== undefined);
     const candidates = hasIdentity ? byIdentity.get(identify(column.labels)) ?? [] : [];
     for (let step = 0; step < grid.count; step += 1) {

@@ -184,11 +184,17 @@ class PartReader {
   }
 }
 
-/** With functions that are newer than the grammar under the name of one that it knows, as long as theirs. */
+/**
+ * With functions that are newer than the grammar under the name of one that it knows, as long as theirs; and those of
+ * durations in lower case, which is all that it takes them in.
+ */
 function withKnownFunctions(source: string): string {
   return source.replace(
-    new RegExp(`${TOKENS.source}|\\b(min_of|max_of)(?=\\s*\\()`, "gs"),
-    (whole, _digits, name?: string) => name === undefined ? whole : "abs".padEnd(name.length),
+    new RegExp(`${TOKENS.source}|\\b(?:(min_of|max_of)|(step|range))(?=\\s*\\()`, "gsi"),
+    (whole, _digits, newer?: string, duration?: string) => {
+      if (newer !== undefined) return "abs".padEnd(newer.length);
+      return duration === undefined ? whole : whole.toLowerCase();
+    },
   );
 }
 
@@ -282,6 +288,13 @@ class ExprReader {
     // What is wrong begins with the next thing that is written.
     const rest = this.#source.slice(at);
     const from = at + /^(?:\s|#.*(?:\n|$))*/.exec(rest)![0].length;
+    const aligned = /::/.exec(this.#source.slice(0, from + 2));
+    if (aligned !== null && aligned.index >= from - 2 && this.#source[from - 1] !== undefined) {
+      if (/\[[^\][]*$/.test(this.#source.slice(0, aligned.index))) {
+        const span = { from: aligned.index, to: aligned.index + 2 };
+        throw this.error(span, "aligned subqueries (::) are newer than the grammar", "unsupported");
+      }
+    }
     const token = /^(?:[\w:]+|[=!<>]=|[=!]~|["'`].*|[^])/u.exec(this.#source.slice(from))?.[0] ??
       "";
     const named = /([a-zA-Z_:][\w:]*)\s*$/.exec(this.#source.slice(0, from));

@@ -1,7 +1,8 @@
 import { Annotations } from "./annotations.ts";
 import type { AtModifier, Call, Expr, VectorSelector } from "./ast.ts";
 import { type Column, timeAt } from "./columns.ts";
-import { type Evaluation, Evaluator, infoMatchers } from "./evaluator.ts";
+import { type Evaluation, Evaluator } from "./evaluator.ts";
+import { infoMatchers } from "./info-function.ts";
 import { compareLabels } from "./labels-key.ts";
 import { typeOf } from "./parse-expr.ts";
 import { PromqlError } from "./promql-error.ts";
