@@ -156,8 +156,9 @@ export class Evaluator {
   /** The samples of a range vector at one time, for a query that is nothing else. */
   matrix(expr: MatrixSelector | Subquery, time: number): Points[] {
     const grid = { start: time, step: 1, count: 1 };
-    const { points, windowAt } = this.#range(expr, grid);
-    const { from, until } = windowAt(0);
+    const { points, untils } = this.#range(expr, grid);
+    const until = untils[0]!;
+    const from = until - expr.range;
     return points
       .map(({ labels, dropsName, times, values }) => {
         const low = firstAfter(times, from);
@@ -285,21 +286,19 @@ export class Evaluator {
     return columns;
   }
 
-  /** What a range vector holds, and its window at each step. */
+  /** What a range vector holds, and where its window ends at each step. */
   #range(
     expr: MatrixSelector | Subquery,
     grid: Grid,
-  ): { points: Points[]; windowAt: (step: number) => { from: number; until: number } } {
+  ): { points: Points[]; untils: Float64Array } {
     const { offset, at: modifier } = expr.kind === "subquery" ? expr : expr.vector;
     const at = this.#resolveAt(modifier);
-    const windowAt = (step: number) => {
-      const until = (at ?? timeAt(grid, step)) - offset;
-      return { from: until - expr.range, until };
-    };
+    const untils = new Float64Array(grid.count);
+    for (let i = 0; i < grid.count; i += 1) untils[i] = (at ?? timeAt(grid, i)) - offset;
     const points = expr.kind === "subquery"
-      ? this.#subquery(expr, windowAt(0).from, windowAt(grid.count - 1).until)
+      ? this.#subquery(expr, untils[0]! - expr.range, untils.at(-1)!)
       : this.#context.seriesOf(expr.vector).map((series) => withoutStale(this.#track(series)));
-    return { points, windowAt };
+    return { points, untils };
   }
 
   /** Steps of a subquery are whole multiples of its step since 1970, whatever those of the query are. */
@@ -493,7 +492,7 @@ export class Evaluator {
     const place = args.findIndex((arg) => typeOf(arg) === "matrix");
     const range = unwrap(args[place]!) as MatrixSelector | Subquery;
     const scalars = args.filter((_, i) => i !== place).map((arg) => this.scalars(arg, grid));
-    const { points, windowAt } = this.#range(range, grid);
+    const { points, untils } = this.#range(range, grid);
     const { least, run } = WINDOW_FUNCTIONS[func]!;
     const keepsName = func === "last_over_time" || func === "first_over_time";
     const frame: Frame = { time: 0, from: 0, until: 0, params: scalars.map(() => 0) };
@@ -511,7 +510,8 @@ export class Evaluator {
       let high = 0;
       let isAny = false;
       for (let step = 0; step < grid.count; step += 1) {
-        const { from, until } = windowAt(step);
+        const until = untils[step]!;
+        const from = until - range.range;
         if (step === 0) {
           low = firstAfter(times, from);
           high = low;
@@ -585,12 +585,12 @@ export class Evaluator {
         for (let i = 0; i < grid.count; i += 1) isFound[i]! |= is[i]!;
       }
     } else {
-      const { points, windowAt } = this.#range(arg as MatrixSelector | Subquery, grid);
+      const range = arg as MatrixSelector | Subquery;
+      const { points, untils } = this.#range(range, grid);
       for (const { times } of points) {
         for (let i = 0; i < grid.count; i += 1) {
-          const { from, until } = windowAt(i);
-          const first = firstAfter(times, from);
-          if (first < times.length && times[first]! <= until) isFound[i] = 1;
+          const first = firstAfter(times, untils[i]! - range.range);
+          if (first < times.length && times[first]! <= untils[i]!) isFound[i] = 1;
         }
       }
     }

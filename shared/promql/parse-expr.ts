@@ -93,6 +93,11 @@ const CANDIDATES: readonly (readonly [text: string, names: Readonly<Record<strin
   [", ", { ",": '","' }],
 ];
 
+const FUNCTION_NAMES = String.raw`\b(?:(min_of|max_of)|(step|range))(?=\s*\()`;
+/** Where an operand has to begin. */
+const METRIC_OFFSET = String
+  .raw`(?<=^\s*|[(,+*/%^=<>-]\s*|\b(?:and|or|unless|bool|atan2)\s+)\b(offset)\b(?!\s*\()`;
+
 /** Strings, comments, and numbers that end in a dot, whose digits are captured. */
 const TOKENS =
   /"(?:[^"\\\n]|\\.)*"?|'(?:[^'\\\n]|\\.)*'?|`[^`]*`?|#[^\n]*|(?<![\w.:])(\d[\d_]*)\.(?![\w.])/gs;
@@ -185,14 +190,15 @@ class PartReader {
 }
 
 /**
- * With functions that are newer than the grammar under the name of one that it knows, as long as theirs; and those of
- * durations in lower case, which is all that it takes them in.
+ * The same for the grammar, and as long: functions that are newer than it under the name of one that it knows, those of
+ * durations in lower case, which is all that it takes, and a metric called `offset` under another name.
  */
-function withKnownFunctions(source: string): string {
+function withKnownNames(source: string): string {
   return source.replace(
-    new RegExp(`${TOKENS.source}|\\b(?:(min_of|max_of)|(step|range))(?=\\s*\\()`, "gsi"),
-    (whole, _digits, newer?: string, duration?: string) => {
+    new RegExp(`${TOKENS.source}|${FUNCTION_NAMES}|${METRIC_OFFSET}`, "gsi"),
+    (whole, _digits, newer?: string, duration?: string, metric?: string) => {
       if (newer !== undefined) return "abs".padEnd(newer.length);
+      if (metric !== undefined) return "_".repeat(metric.length);
       return duration === undefined ? whole : whole.toLowerCase();
     },
   );
@@ -239,7 +245,7 @@ class ExprReader {
     this.#checkStrings();
     let { topNode } = parser.parse(this.#source);
     if (firstError(topNode) !== undefined) {
-      const known = withKnownFunctions(this.#source);
+      const known = withKnownNames(this.#source);
       const { topNode: other } = parser.parse(known);
       if (firstError(other) === undefined) topNode = other;
     }
@@ -271,8 +277,9 @@ class ExprReader {
   #checkStrings(): void {
     for (const { 0: token, index } of this.#text.matchAll(TOKENS)) {
       const isString = /^["'`]/.test(token);
-      const isOpen = token.length < 2 || token.at(-1) !== token[0] ||
-        /^.(?:[^\\]|\\.)*\\.$/s.test(token);
+      const isRaw = token[0] === "`";
+      const isOpen = token.length < 2 || token.at(-1) !== token[0] || !isRaw &&
+          /^.(?:[^\\]|\\.)*\\.$/s.test(token);
       if (isString && isOpen) {
         throw this.error(
           { from: index, to: index + token.length },
@@ -658,7 +665,8 @@ class ExprReader {
   vectorSelector(node: SyntaxNode, mayBeEmpty = this.#isName): VectorSelector {
     const identifier = node.getChild("Identifier");
     const braces = node.getChild("LabelMatchers");
-    let name = identifier === null ? "" : this.textOf(identifier);
+    // Not of the source, where another name may stand for it.
+    let name = identifier === null ? "" : this.#text.slice(identifier.from, identifier.to);
     const matchers: Matcher[] = [];
     for (const child of braces === null ? [] : childrenOf(braces)) {
       if (child.name === "QuotedLabelName") {

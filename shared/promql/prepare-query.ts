@@ -110,21 +110,23 @@ function rangeValue(
   grid: { start: number; step: number; count: number },
 ): QueryValue {
   if (grid.count === 0) return { type: "matrix", series: [] };
+  const steps = Array.from({ length: grid.count }, (_, i) => timeAt(grid, i));
   if (typeOf(expr) === "scalar") {
-    const times = Array.from({ length: grid.count }, (_, i) => timeAt(grid, i));
-    const values = [...evaluator.scalars(expr, grid)];
-    return { type: "matrix", series: [{ labels: {}, times, values }] };
+    const values = Array.from(evaluator.scalars(expr, grid));
+    return { type: "matrix", series: [{ labels: {}, times: steps, values }] };
   }
   const series: MatrixSeries[] = [];
   for (const { labels, values, present } of evaluator.finish(evaluator.vector(expr, grid))) {
-    const times: number[] = [];
-    const found: number[] = [];
-    for (let i = 0; i < grid.count; i += 1) {
-      if (present[i] === 0) continue;
-      times.push(timeAt(grid, i));
-      found.push(values[i]!);
+    if (!present.includes(0)) {
+      // Most are complete, and share their times.
+      series.push({ labels, times: steps, values: Array.from(values) });
+      continue;
     }
-    if (times.length > 0) series.push({ labels, times, values: found });
+    const isThere = (_: number, i: number) => present[i] === 1;
+    const times = steps.filter(isThere);
+    if (times.length > 0) {
+      series.push({ labels, times, values: Array.from(values).filter(isThere) });
+    }
   }
   return { type: "matrix", series: series.sort((a, b) => compareLabels(a.labels, b.labels)) };
 }
