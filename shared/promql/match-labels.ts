@@ -5,6 +5,9 @@ import type { Labels, Matcher } from "./series.ts";
 /** Longer patterns are refused: they cost more to compile than any label is worth. */
 export const PATTERN_LIMIT = 8192;
 
+/** How large a pattern may be with its repetitions written out, roughly in characters. */
+export const EXPANSION_LIMIT = 20_000;
+
 /** Verdicts remembered per matcher: label values repeat from series to series. */
 const REMEMBERED_LIMIT = 10_000;
 
@@ -12,6 +15,12 @@ const REMEMBERED_LIMIT = 10_000;
 export function compilePattern(pattern: string): RE2JS {
   if (pattern.length > PATTERN_LIMIT) {
     throw new PromqlError("parse", `regular expression longer than ${PATTERN_LIMIT} characters`);
+  }
+  if (expandedSize(pattern) > EXPANSION_LIMIT) {
+    throw new PromqlError(
+      "parse",
+      `regular expression larger than ${EXPANSION_LIMIT} characters with its repetitions written out`,
+    );
   }
   try {
     // On its own first: "a)|(b" becomes a pattern only between the parentheses that are put around it.
@@ -24,6 +33,30 @@ export function compilePattern(pattern: string): RE2JS {
       `error parsing regexp: ${error.message.replace(/^error parsing regexp: /, "")}`,
     );
   }
+}
+
+/** Characters, classes, groups and repetitions. */
+const PATTERN_TOKENS =
+  /\\Q.*?(?:\\E|$)|\\.|\[\^?\]?(?:\\.|\[:\w+:\]|[^\]\\])*\]|\{(\d+)(?:,(\d*))?\}|[^]/gs;
+
+function expandedSize(pattern: string): number {
+  const sizes = [0];
+  let last = 0;
+  for (const [token, least, most] of pattern.matchAll(PATTERN_TOKENS)) {
+    if (token === "(") {
+      sizes.push(0);
+      continue;
+    }
+    if (least !== undefined) {
+      last *= Math.max(1, Number(least), Number(most ?? 0));
+    } else if (token === ")" && sizes.length > 1) {
+      last = sizes.pop()!;
+    } else {
+      last = token.length;
+    }
+    sizes[sizes.length - 1]! += last;
+  }
+  return sizes.reduce((sum, size) => sum + size, 0);
 }
 
 /** Whether an instance of a label satisfies the matcher; an absent label is the empty string. @throws {PromqlError} for a pattern that is none. */

@@ -23,6 +23,15 @@ import { unquote } from "./unquote.ts";
 export const EXPRESSION_LIMIT = 65_536;
 /** How deep expressions may lie within each other. */
 export const DEPTH_LIMIT = 500;
+/** How many operators may follow each other: `a * b + c * d + …` needs two for a level. */
+const CHAIN_LIMIT = 2 * DEPTH_LIMIT;
+/** Where errors further on do not tell what would have fitted, which takes a parse for each candidate. */
+const EXPECTED_REACH = 8192;
+/** Longest piece of the query within a message. */
+const EXCERPT_LENGTH = 40;
+
+/** Stops at the first error: to read on after one takes seconds in a long text that is full of them. */
+const strictParser = parser.configure({ strict: true });
 
 /** The type of the value of an expression. */
 export function typeOf(expr: Expr): ValueType {
@@ -96,11 +105,17 @@ const CANDIDATES: readonly (readonly [text: string, names: Readonly<Record<strin
 const FUNCTION_NAMES = String.raw`\b(?:(min_of|max_of)|(step|range))(?=\s*\()`;
 /** Where an operand has to begin. */
 const METRIC_OFFSET = String
-  .raw`(?<=^\s*|[(,+*/%^=<>-]\s*|\b(?:and|or|unless|bool|atan2)\s+)\b(offset)\b(?!\s*\()`;
+  .raw`\b(offset)\b(?<=(?:^\s*|[(,+*/%^=<>-]\s*|\b(?:and|or|unless|bool|atan2)\s+)offset)(?!\s*\()`;
 
 /** Strings, comments, and numbers that end in a dot, whose digits are captured. */
 const TOKENS =
   /"(?:[^"\\\n]|\\.)*"?|'(?:[^'\\\n]|\\.)*'?|`[^`]*`?|#[^\n]*|(?<![\w.:])(\d[\d_]*)\.(?![\w.])/gs;
+
+/** What opens and closes a level, and what makes a tree grow within one. */
+const STRUCTURE = new RegExp(
+  `${TOKENS.source}|[([{)\\]},]|[-+*/%^@]|[=!<>]=|[<>]|\\b(?:and|or|unless|atan2|offset)\\b`,
+  "gsi",
+);
 
 const GATED: Readonly<Record<string, string>> = {
   AnchoredExpr: "the modifier anchored (extended range selectors)",
@@ -243,14 +258,8 @@ class ExprReader {
       throw this.error({ from: 0, to: 0 }, message);
     }
     this.#checkStrings();
-    let { topNode } = parser.parse(this.#source);
-    if (firstError(topNode) !== undefined) {
-      const known = withKnownNames(this.#source);
-      const { topNode: other } = parser.parse(known);
-      if (firstError(other) === undefined) topNode = other;
-    }
-    this.#checkSyntax(topNode);
-    return this.expr(childrenOf(topNode)[0]!, 0);
+    this.#checkDepth();
+    return this.expr(childrenOf(this.#parse())[0]!, 0);
   }
 
   error(
@@ -283,51 +292,89 @@ class ExprReader {
       if (isString && isOpen) {
         throw this.error(
           { from: index, to: index + token.length },
-          `unterminated string: ${token}`,
+          `unterminated string: ${excerpt(token)}`,
         );
       }
     }
   }
 
-  #checkSyntax(top: SyntaxNode): void {
-    const at = firstError(top);
-    if (at === undefined) return;
-    // What is wrong begins with the next thing that is written.
-    const rest = this.#source.slice(at);
-    const from = at + /^(?:\s|#.*(?:\n|$))*/.exec(rest)![0].length;
-    const aligned = /::/.exec(this.#source.slice(0, from + 2));
-    if (aligned !== null && aligned.index >= from - 2 && this.#source[from - 1] !== undefined) {
-      if (/\[[^\][]*$/.test(this.#source.slice(0, aligned.index))) {
-        const span = { from: aligned.index, to: aligned.index + 2 };
-        throw this.error(span, "aligned subqueries (::) are newer than the grammar", "unsupported");
+  /** Of the text alone: the parser builds its tree by recursion, which a deeper one would overflow. */
+  #checkDepth(): void {
+    const chains = [0];
+    let joints = 0;
+    for (const { 0: token, index } of this.#source.matchAll(STRUCTURE)) {
+      if (")]}".includes(token)) {
+        if (chains.length > 1) joints -= chains.pop()!;
+      } else if (token === ",") {
+        joints -= chains.at(-1)!;
+        chains[chains.length - 1] = 0;
+      } else if (!/^["'`#\d]/.test(token)) {
+        if (token !== "(" && token !== "{") {
+          chains[chains.length - 1]! += 1;
+          joints += 1;
+        }
+        if ("([{".includes(token)) chains.push(0);
+      }
+      if (chains.length - 1 > DEPTH_LIMIT || joints > CHAIN_LIMIT) {
+        throw this.#tooDeep({ from: index, to: index + token.length });
       }
     }
-    const token = /^(?:[\w:]+|[=!<>]=|[=!]~|["'`].*|[^])/u.exec(this.#source.slice(from))?.[0] ??
-      "";
-    const named = /([a-zA-Z_:][\w:]*)\s*$/.exec(this.#source.slice(0, from));
+  }
+
+  #tooDeep(place: { from: number; to: number }): PromqlError {
+    return this.error(place, `more than ${DEPTH_LIMIT} expressions within each other`);
+  }
+
+  #parse(): SyntaxNode {
+    const parsed = parseStrictly(this.#source);
+    if (typeof parsed !== "number") return parsed;
+    const known = withKnownNames(this.#source);
+    const other = known === this.#source ? parsed : parseStrictly(known);
+    if (typeof other !== "number") return other;
+    throw this.#syntaxError(Math.max(parsed, other), other > parsed ? known : this.#source);
+  }
+
+  #syntaxError(at: number, source: string): PromqlError {
+    // What is wrong begins with the next thing that is written.
+    const rest = source.slice(at);
+    const from = at + /^(?:\s|#.*(?:\n|$))*/.exec(rest)![0].length;
+    const aligned = /::/.exec(source.slice(0, from + 2));
+    if (aligned !== null && aligned.index >= from - 2 && source[from - 1] !== undefined) {
+      if (/\[[^\][]*$/.test(source.slice(0, aligned.index))) {
+        const span = { from: aligned.index, to: aligned.index + 2 };
+        return this.error(
+          span,
+          "aligned subqueries (::) are newer than the grammar",
+          "unsupported",
+        );
+      }
+    }
+    const token = /^(?:[\w:]+|[=!<>]=|[=!]~|["'`].*|[^])/u.exec(this.#text.slice(from))?.[0] ?? "";
+    const before = this.#text.slice(0, from).trimEnd();
+    let start = before.length;
+    while (start > 0 && /[\w:]/.test(before[start - 1]!)) start -= 1;
+    const name = before.slice(start);
     if (
-      token === "(" && named !== null &&
-      !/^(?:offset|bool|by|on|ignoring|without)$/i.test(named[1]!)
+      token === "(" && /^[a-zA-Z_:]/.test(name) &&
+      !/^(?:offset|bool|by|on|ignoring|without)$/i.test(name)
     ) {
-      const start = named.index;
-      const near = closest(named[1]!, FUNCTIONS.keys());
+      const near = closest(name, FUNCTIONS.keys());
       const hint = near === undefined ? "" : `, did you mean ${near}?`;
-      throw this.error(
+      return this.error(
         { from: start, to: from },
-        `unknown function with name ${quote(named[1]!)}${hint}`,
+        `unknown function with name ${quote(excerpt(name))}${hint}`,
       );
     }
-    const expected = this.#expectedAt(from);
-    const what = token === ""
-      ? "unexpected end of input"
-      : `unexpected ${quote(token.length > 40 ? `${token.slice(0, 40)}…` : token)}`;
+    const expected = this.#expectedAt(from, source);
+    const what = token === "" ? "unexpected end of input" : `unexpected ${quote(excerpt(token))}`;
     const instead = expected.length === 0 ? "" : `, expected ${listAlternatives(expected)}`;
-    throw this.error({ from, to: from + token.length }, `${what}${instead}`, "parse", expected);
+    return this.error({ from, to: from + token.length }, `${what}${instead}`, "parse", expected);
   }
 
   /** Tries what could stand there: whatever the grammar takes without an error before its end would have fitted. */
-  #expectedAt(at: number): string[] {
-    const before = `${this.#source.slice(0, at)} `;
+  #expectedAt(at: number, source: string): string[] {
+    if (at > EXPECTED_REACH) return [];
+    const before = `${source.slice(0, at)} `;
     const found = new Set<string>();
     for (const [candidate, names] of CANDIDATES) {
       const { topNode } = parser.parse(before + candidate);
@@ -361,9 +408,7 @@ class ExprReader {
    * follows an operand, like `offset 5m`, for that of everything before it, and a sign for part of a number.
    */
   #flatten(node: SyntaxNode, depth: number, parts: Part[]): void {
-    if (depth > DEPTH_LIMIT) {
-      throw this.error(node, `more than ${DEPTH_LIMIT} expressions within each other`);
-    }
+    if (depth > DEPTH_LIMIT) throw this.#tooDeep(node);
     const children = childrenOf(node);
     switch (node.name) {
       case "BinaryExpr": {
@@ -825,6 +870,17 @@ class ExprReader {
   }
 }
 
+/** The tree, or where the first error is. */
+function parseStrictly(source: string): SyntaxNode | number {
+  try {
+    return strictParser.parse(source).topNode;
+  } catch (error) {
+    const at = error instanceof SyntaxError && /^No parse at (\d+)$/.exec(error.message);
+    if (!at) throw error;
+    return Number(at[1]);
+  }
+}
+
 /** Where the first thing that does not fit begins. */
 function firstError(top: SyntaxNode): number | undefined {
   let at: number | undefined;
@@ -833,6 +889,10 @@ function firstError(top: SyntaxNode): number | undefined {
     if (cursor.type.isError && (at === undefined || cursor.from < at)) at = cursor.from;
   } while (cursor.next());
   return at;
+}
+
+function excerpt(text: string): string {
+  return text.length > EXCERPT_LENGTH ? `${text.slice(0, EXCERPT_LENGTH)}…` : text;
 }
 
 function listAlternatives(items: readonly string[]): string {

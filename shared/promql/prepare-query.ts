@@ -94,8 +94,10 @@ export function prepareQuery(expr: Expr, text: string, options: QueryOptions): P
 }
 
 function checkSamples(series: readonly (readonly SampledSeries[])[], most: number): void {
+  // One that several selectors find is there once.
+  const all = new Set(series.flat());
   let samples = 0;
-  for (const selected of series) for (const { times } of selected) samples += times.length;
+  for (const { times } of all) samples += times.length;
   if (samples > most) {
     throw new PromqlError(
       "limit",

@@ -19,6 +19,15 @@ export interface WindowFunction {
   run(times: Numbers, values: Numbers, low: number, high: number, frame: Frame): number;
 }
 
+let scratch = new Float64Array(64);
+/** A copy that is good until the next one. */
+function copy(values: Numbers, low: number, high: number): Numbers {
+  const count = high - low;
+  if (count > scratch.length) scratch = new Float64Array(2 * count);
+  for (let i = 0; i < count; i += 1) scratch[i] = values[low + i]!;
+  return scratch.subarray(0, count);
+}
+
 /** Sum, and what rounding took from it. Neumaier's variant of Kahan's summation, as in Prometheus. */
 let carry = 0;
 function add(addend: number, sum: number): number {
@@ -272,7 +281,7 @@ export const WINDOW_FUNCTIONS: Readonly<Record<string, WindowFunction>> = {
   quantile_over_time: of(
     1,
     (_, values, low, high, { params: [quantile = 0] }) =>
-      quantileOf(quantile, values.slice(low, high)),
+      quantileOf(quantile, copy(values, low, high)),
   ),
   rate: of(2, extrapolate(true, true)),
   resets: of(1, (_, values, low, high) => {
