@@ -54,6 +54,71 @@ grant select on monitor.admins to service_role;
 comment on table monitor.admins is 'A user who may run jobs by hand and read everything here. Removing the row takes the right away at once.';
 comment on column monitor.admins.added_by is 'Who gave the right: a name, a user id or a database role.';
 
+create table monitor.alert_rules (
+  rule_id bigint not null generated always as identity,
+  group_name text not null,
+  "position" integer not null,
+  kind text not null,
+  name text not null,
+  expr text not null,
+  for_seconds double precision not null default 0,
+  keep_firing_for_seconds double precision not null default 0,
+  labels jsonb not null default '{}'::jsonb,
+  labels_hash uuid not null generated always as ((md5((labels)::text))::uuid) stored,
+  annotations jsonb not null default '{}'::jsonb,
+  no_data_policy text not null default 'keep'::text,
+  severity text,
+  runbook_url text,
+  mode text not null default 'live'::text,
+  enabled boolean not null default true,
+  created_at timestamp with time zone not null default now(),
+  updated_at timestamp with time zone not null default now(),
+  constraint alert_rules_alert_parts_fit_kind CHECK (
+CASE kind
+    WHEN 'alerting'::text THEN (severity IS NOT NULL)
+    ELSE ((severity IS NULL) AND (runbook_url IS NULL) AND (annotations = '{}'::jsonb) AND (for_seconds = (0)::double precision) AND (keep_firing_for_seconds = (0)::double precision))
+END),
+  constraint alert_rules_annotations_valid CHECK (monitor.rule_texts_are_valid(annotations, 65536)),
+  constraint alert_rules_expr_in_bounds CHECK (((btrim(expr, ' 	
+'::text) <> ''::text) AND (octet_length(expr) <= 16384))),
+  constraint alert_rules_for_seconds_in_range CHECK (((for_seconds >= (0)::double precision) AND (for_seconds <= (31536000)::double precision))),
+  constraint alert_rules_group_name_fkey FOREIGN KEY (group_name) REFERENCES monitor.rule_groups(group_name),
+  constraint alert_rules_group_name_kind_name_labels_key UNIQUE (group_name, kind, name, labels_hash),
+  constraint alert_rules_keep_firing_for_seconds_in_range CHECK (((keep_firing_for_seconds >= (0)::double precision) AND (keep_firing_for_seconds <= (31536000)::double precision))),
+  constraint alert_rules_kind_known CHECK ((kind = ANY (ARRAY['alerting'::text, 'recording'::text]))),
+  constraint alert_rules_labels_valid CHECK (monitor.rule_texts_are_valid(labels, 8192)),
+  constraint alert_rules_mode_known CHECK ((mode = ANY (ARRAY['shadow'::text, 'live'::text]))),
+  constraint alert_rules_name_fits_kind CHECK (
+CASE kind
+    WHEN 'recording'::text THEN (name ~ '^[a-zA-Z_:][a-zA-Z0-9_:]{0,199}$'::text)
+    ELSE ((length(name) >= 1) AND (length(name) <= 200))
+END),
+  constraint alert_rules_no_data_policy_known CHECK ((no_data_policy = ANY (ARRAY['keep'::text, 'alert'::text, 'ok'::text]))),
+  constraint alert_rules_pkey PRIMARY KEY (rule_id),
+  constraint alert_rules_position_positive CHECK (("position" > 0)),
+  constraint alert_rules_runbook_url_shape CHECK (((runbook_url ~ '^https?://[^[:space:]]+$'::text) AND (length(runbook_url) <= 2000))),
+  constraint alert_rules_severity_known CHECK ((severity = ANY (ARRAY['info'::text, 'warning'::text, 'critical'::text])))
+);
+alter table monitor.alert_rules enable row level security;
+create policy alert_rules_select_authenticated on monitor.alert_rules for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
+CREATE TRIGGER alert_rules_make_state AFTER INSERT ON monitor.alert_rules FOR EACH ROW EXECUTE FUNCTION monitor.reset_rule_state();
+CREATE TRIGGER alert_rules_record_change AFTER INSERT OR DELETE OR UPDATE ON monitor.alert_rules FOR EACH ROW EXECUTE FUNCTION monitor.record_change();
+CREATE TRIGGER alert_rules_reset_state AFTER UPDATE OF kind, name, expr, labels, for_seconds, enabled ON monitor.alert_rules FOR EACH ROW WHEN (((((((old.kind IS DISTINCT FROM new.kind) OR (old.name IS DISTINCT FROM new.name)) OR (old.expr IS DISTINCT FROM new.expr)) OR (old.labels IS DISTINCT FROM new.labels)) OR (old.for_seconds IS DISTINCT FROM new.for_seconds)) OR (old.enabled IS DISTINCT FROM new.enabled))) EXECUTE FUNCTION monitor.reset_rule_state();
+grant select on monitor.alert_rules to authenticated;
+grant delete, insert, select, update on monitor.alert_rules to service_role;
+comment on table monitor.alert_rules is 'A rule as in Prometheus: alerting, or recording, which writes series. Written by monitor.save_rules; its callers parse expr and templates first, and one that does not parse all the same is an error of its own evaluation.';
+comment on column monitor.alert_rules."position" is 'Order within the group, from 1; ties by rule_id.';
+comment on column monitor.alert_rules.name is 'Of the alert, or the metric that is recorded.';
+comment on column monitor.alert_rules.expr is 'PromQL, at most 16 KiB.';
+comment on column monitor.alert_rules.for_seconds is 'How long it has to hold before it fires.';
+comment on column monitor.alert_rules.keep_firing_for_seconds is 'How long it fires on after it has ceased to hold.';
+comment on column monitor.alert_rules.labels is 'Added to those of the series; templates, for an alert. At most 8 KiB as text.';
+comment on column monitor.alert_rules.labels_hash is 'Labels can be larger than an index entry may be; their hash cannot.';
+comment on column monitor.alert_rules.annotations is 'Templates. At most 64 KiB as text.';
+comment on column monitor.alert_rules.no_data_policy is 'What becomes of an alert whose series have no data any more. keep: it stays as it is. alert: it fires. ok: it resolves.';
+comment on column monitor.alert_rules.severity is 'Null for a recording rule.';
+comment on column monitor.alert_rules.mode is 'shadow: evaluated and shown, tells nobody. live: tells.';
+
 create table monitor.anomaly_detections (
   anomaly_id bigint not null generated always as identity,
   series_id integer not null,
@@ -750,7 +815,7 @@ CASE
     WHEN (entity = 'metric_rollups'::text) THEN (action = ANY (ARRAY['drop_months'::text, 'keep'::text]))
     WHEN (entity = 'anomaly_detections'::text) THEN (action = ANY (ARRAY['archive'::text, 'keep'::text]))
     WHEN (entity = 'evidence_samples'::text) THEN (action = ANY (ARRAY['with_owner'::text, 'keep'::text]))
-    WHEN (entity = ANY (ARRAY['detector_states'::text, 'detector_replays'::text, 'incident_events'::text, 'incident_alerts'::text, 'incident_anomalies'::text, 'chunk_times'::text, 'late_samples'::text])) THEN (action = 'with_owner'::text)
+    WHEN (entity = ANY (ARRAY['detector_states'::text, 'detector_replays'::text, 'incident_events'::text, 'incident_alerts'::text, 'incident_anomalies'::text, 'chunk_times'::text, 'late_samples'::text, 'rule_states'::text])) THEN (action = 'with_owner'::text)
     WHEN (entity = ANY (ARRAY['anomaly_detections_archive'::text, 'system_alerts'::text, 'incidents'::text, 'job_runs'::text, 'retention_runs'::text, 'audit_log'::text, 'sample_days'::text, 'metric_series'::text, 'anomaly_feedback'::text, 'maintenance_windows'::text, 'deploy_marks'::text, 'cron.job_run_details'::text])) THEN (action = ANY (ARRAY['delete'::text, 'keep'::text]))
     ELSE (action = 'keep'::text)
 END),
@@ -797,6 +862,52 @@ comment on column monitor.retention_runs.run_id is 'The job run it was part of, 
 comment on column monitor.retention_runs.outcome is 'done: something went. nothing: nothing was due. held: all that was due is still referred to. contended: locked by others, try again. missing: the entity does not exist. failed: see detail.';
 comment on column monitor.retention_runs.counts is 'How many rows or days by reason.';
 comment on column monitor.retention_runs.oldest_kept_at is 'Time of the oldest row left, null when none is.';
+
+create table monitor.rule_groups (
+  group_name text not null,
+  interval_seconds integer not null default 60,
+  constraint rule_groups_group_name_in_bounds CHECK (((length(group_name) >= 1) AND (length(group_name) <= 200))),
+  constraint rule_groups_interval_seconds_in_range CHECK (((interval_seconds >= 1) AND (interval_seconds <= 86400))),
+  constraint rule_groups_pkey PRIMARY KEY (group_name)
+);
+alter table monitor.rule_groups enable row level security;
+create policy rule_groups_select_authenticated on monitor.rule_groups for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
+CREATE TRIGGER rule_groups_record_change AFTER INSERT OR DELETE OR UPDATE ON monitor.rule_groups FOR EACH ROW EXECUTE FUNCTION monitor.record_change();
+grant select on monitor.rule_groups to authenticated;
+grant delete, insert, select, update on monitor.rule_groups to service_role;
+comment on table monitor.rule_groups is 'Rules that are evaluated together and in order.';
+comment on column monitor.rule_groups.interval_seconds is 'How often its rules are evaluated; not more often than the job runs.';
+
+create table monitor.rule_states (
+  rule_id bigint not null,
+  revision bigint not null default 0,
+  instances jsonb not null default '[]'::jsonb,
+  health text not null default 'unknown'::text,
+  last_error text,
+  evaluated_at timestamp with time zone,
+  evaluation_seconds double precision,
+  constraint rule_states_evaluated_at_with_health CHECK (((evaluated_at IS NULL) = (health = 'unknown'::text))),
+  constraint rule_states_evaluation_seconds_with_health CHECK ((((evaluation_seconds IS NULL) = (health = 'unknown'::text)) AND (evaluation_seconds >= (0)::double precision) AND (evaluation_seconds < 'Infinity'::double precision))),
+  constraint rule_states_health_known CHECK ((health = ANY (ARRAY['unknown'::text, 'ok'::text, 'err'::text]))),
+  constraint rule_states_instances_bounded CHECK (
+CASE
+    WHEN (jsonb_typeof(instances) = 'array'::text) THEN (jsonb_array_length(instances) <= 1000)
+    ELSE false
+END),
+  constraint rule_states_last_error_with_health CHECK (((last_error IS NOT NULL) = (health = 'err'::text))),
+  constraint rule_states_pkey PRIMARY KEY (rule_id),
+  constraint rule_states_rule_id_fkey FOREIGN KEY (rule_id) REFERENCES monitor.alert_rules(rule_id) ON DELETE CASCADE
+);
+alter table monitor.rule_states enable row level security;
+create policy rule_states_select_authenticated on monitor.rule_states for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
+grant select on monitor.rule_states to authenticated;
+grant delete, insert, select, update on monitor.rule_states to service_role;
+comment on table monitor.rule_states is 'What the evaluation of a rule remembers.';
+comment on column monitor.rule_states.revision is 'Grows with every change: what was evaluated on top of an older one is refused.';
+comment on column monitor.rule_states.instances is 'Array of the alerts that are pending, firing or just resolved, as shared/alerting writes it; at most 1,000.';
+comment on column monitor.rule_states.health is 'unknown: not evaluated as it is now. ok. err: the last evaluation failed, see last_error.';
+comment on column monitor.rule_states.evaluated_at is 'The minute that the last evaluation was of, also of one that failed.';
+comment on column monitor.rule_states.evaluation_seconds is 'What it took to compute, shared equally among the rules evaluated with it.';
 
 create table monitor.sample_days (
   day date not null,
@@ -956,6 +1067,38 @@ end;
 $function$;
 grant execute on function monitor.check_retention_limit(integer) to service_role;
 comment on function monitor.check_retention_limit(integer) is 'Nothing, or the error of every clean-up: 22023 unless p_limit is from 1 to 100,000.';
+
+CREATE OR REPLACE FUNCTION monitor.check_selectors(p_selectors jsonb)
+ RETURNS void
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+AS $function$
+begin
+  if jsonb_typeof(p_selectors) is distinct from 'array' or jsonb_array_length(p_selectors) > 1000
+     or jsonb_path_exists(p_selectors, 'strict $[*] ? (@.type() <> "array")') or exists (
+    select from jsonb_array_elements(p_selectors) as matchers
+    cross join lateral jsonb_array_elements(matchers) as matcher
+    where jsonb_typeof(matcher) is distinct from 'object'
+       or jsonb_typeof(matcher -> 'name') is distinct from 'string'
+       or jsonb_typeof(matcher -> 'value') is distinct from 'string'
+       or coalesce(matcher ->> 'op', '') not in ('=', '!=', '=~', '!~')
+  ) then
+    raise exception 'selectors must be an array of at most 1,000 arrays of {name, op, value} with op one of =, !=, =~, !~'
+      using errcode = 'invalid_parameter_value',
+            hint    = 'For one metric: [[{"name":"__name__","op":"=","value":"cache_hit_rate"}]].';
+  end if;
+  -- Each pattern by itself: "a)|(b" becomes one, of another meaning, only between the anchors below. With them as well, because
+  -- there it is tried only on series that the other matchers leave.
+  perform '' ~ (matcher ->> 'value'), '' ~ ('^(?:' || (matcher ->> 'value') || ')$')
+  from jsonb_array_elements(p_selectors) as matchers
+  cross join lateral jsonb_array_elements(matchers) as matcher
+  where matcher ->> 'op' in ('=~', '!~');
+end;
+$function$;
+grant execute on function monitor.check_selectors(jsonb) to authenticated;
+grant execute on function monitor.check_selectors(jsonb) to service_role;
+comment on function monitor.check_selectors(jsonb) is 'Refuses selectors that monitor.match_selectors does not take. Errors: 22023 for malformed ones, 2201B for a pattern that is none.';
 
 CREATE OR REPLACE FUNCTION monitor.check_series_labels()
  RETURNS trigger
@@ -2772,6 +2915,55 @@ $function$;
 grant execute on function monitor.delete_evidence(text,bigint[]) to service_role;
 comment on function monitor.delete_evidence(text,bigint[]) is 'Deletes the evidence of owners that are being deleted, unless the policy says to keep it.';
 
+CREATE OR REPLACE FUNCTION monitor.delete_rules(p_group text)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_deleted  integer;
+begin
+  perform pg_advisory_xact_lock(hashtext('monitor.alert_rules'));
+  delete from monitor.alert_rules where group_name = p_group;
+  get diagnostics v_deleted = row_count;
+  delete from monitor.rule_groups where group_name = p_group;
+  return v_deleted;
+end;
+$function$;
+grant execute on function monitor.delete_rules(text) to service_role;
+comment on function monitor.delete_rules(text) is 'Deletes a group with its rules and their states. Returns how many rules there were.';
+
+CREATE OR REPLACE FUNCTION monitor.describe_rule(p_rule monitor.alert_rules, p_state monitor.rule_states)
+ RETURNS jsonb
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO ''
+AS $function$
+  select jsonb_build_object(
+    'rule_id', p_rule.rule_id,
+    'kind', p_rule.kind,
+    'name', p_rule.name,
+    'expr', p_rule.expr,
+    'for_seconds', p_rule.for_seconds,
+    'keep_firing_for_seconds', p_rule.keep_firing_for_seconds,
+    'labels', p_rule.labels,
+    'annotations', p_rule.annotations,
+    'no_data_policy', p_rule.no_data_policy,
+    'severity', p_rule.severity,
+    'runbook_url', p_rule.runbook_url,
+    'mode', p_rule.mode,
+    'enabled', p_rule.enabled,
+    'state', jsonb_build_object(
+      'revision', p_state.revision,
+      'instances', p_state.instances,
+      'health', p_state.health,
+      'last_error', p_state.last_error,
+      'evaluated_at', monitor.epoch_ms(p_state.evaluated_at),
+      'evaluation_seconds', p_state.evaluation_seconds));
+$function$;
+grant execute on function monitor.describe_rule(monitor.alert_rules,monitor.rule_states) to service_role;
+comment on function monitor.describe_rule(monitor.alert_rules,monitor.rule_states) is 'A rule and its state as JSON, evaluated_at in ms since 1970 UTC, null before the first time.';
+
 CREATE OR REPLACE FUNCTION monitor.encode_values(p_values double precision[], OUT scale smallint, OUT base bigint, OUT is_delta boolean, OUT plane_0 "char"[], OUT plane_1 "char"[], OUT plane_2 "char"[], OUT plane_3 "char"[], OUT floats double precision[])
  RETURNS record
  LANGUAGE plpgsql
@@ -2979,6 +3171,31 @@ $function$;
 grant execute on function monitor.epoch_ms(timestamp with time zone) to authenticated;
 grant execute on function monitor.epoch_ms(timestamp with time zone) to service_role;
 comment on function monitor.epoch_ms(timestamp with time zone) is 'Milliseconds since 1970-01-01 UTC, null for null.';
+
+CREATE OR REPLACE FUNCTION monitor.find_series(p_selectors jsonb, p_from timestamp with time zone, p_until timestamp with time zone, p_limit integer)
+ RETURNS TABLE(metric text, labels jsonb)
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+ SET jit TO 'off'
+AS $function$
+begin
+  if p_from is null or p_until is null or p_limit is null or p_limit not between 1 and 20000 then
+    raise exception 'p_from and p_until must be times and p_limit from 1 to 20000'
+      using errcode = 'invalid_parameter_value', hint = 'Times may be -infinity and infinity.';
+  end if;
+  perform monitor.check_selectors(p_selectors); -- nothing is matched where there is no series
+  return query
+    select series.metric, series.labels
+    from monitor.metric_series as series
+    where series.created_at <= p_until and series.last_sample_at >= p_from
+      and (p_selectors = '[]' or series.series_id in (
+        select matched.series_id from monitor.match_selectors(p_selectors) as matched));
+end;
+$function$;
+grant execute on function monitor.find_series(jsonb,timestamp with time zone,timestamp with time zone,integer) to authenticated;
+grant execute on function monitor.find_series(jsonb,timestamp with time zone,timestamp with time zone,integer) to service_role;
+comment on function monitor.find_series(jsonb,timestamp with time zone,timestamp with time zone,integer) is 'The series, in no order, that satisfy any selector [[{name, op, value}]] (all series when there is none), were known by p_until and had a sample at p_from or later: whether they had one between the two is not looked up. For use in SQL, which cuts at p_limit. Errors: 22023 for malformed arguments or p_limit outside 1-20,000, 2201B for a pattern that is none.';
 
 CREATE OR REPLACE FUNCTION monitor.finish_job(p_run_id uuid, p_outcome text, p_result jsonb DEFAULT NULL::jsonb, p_error text DEFAULT NULL::text, p_now timestamp with time zone DEFAULT now())
  RETURNS jsonb
@@ -3353,6 +3570,64 @@ grant execute on function monitor.mark_deploy(text,timestamp with time zone,json
 grant execute on function monitor.mark_deploy(text,timestamp with time zone,jsonb,timestamp with time zone) to service_role;
 comment on function monitor.mark_deploy(text,timestamp with time zone,jsonb,timestamp with time zone) is 'Notes a deploy of what the matching series (null: all) are of: a level that changes with it is taken for the new one. Returns its deploy_mark_id. Errors: 42501 for a user who is no admin, 22023 for no label, no time or malformed matchers, 2201B for a pattern that is none, 23514 for matchers beyond 8 KiB.';
 
+CREATE OR REPLACE FUNCTION monitor.match_selectors(p_selectors jsonb)
+ RETURNS TABLE(selector integer, series_id integer)
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+ SET jit TO 'off'
+AS $function$
+begin
+  perform monitor.check_selectors(p_selectors);
+  return query
+    with condition as materialized (
+      select (item.position - 1)::integer as selector, parsed.*
+      from jsonb_array_elements(p_selectors) with ordinality as item (matchers, position)
+      cross join lateral (
+        select
+          array_agg(value) filter (where name = '__name__' and op = '=') as metrics,
+          -- Nearly all there is, and judged at once.
+          coalesce(array_agg(jsonb_build_object(name, value)) filter (where is_plain), '{}') as equal,
+          array_agg(name) filter (where not is_plain) as names,
+          array_agg(op) filter (where not is_plain) as ops,
+          array_agg(case when op in ('=~', '!~') then '^(?:' || value || ')$' else value end)
+            filter (where not is_plain) as operands
+        from (
+          select name, op, value, op = '=' and value <> '' and name <> '__name__' as is_plain
+          from jsonb_to_recordset(item.matchers) as matcher (name text, op text, value text)
+        ) as judged
+      ) as parsed
+    )
+    select condition.selector, series.series_id
+    from condition
+    cross join lateral (
+      select named.* from monitor.metric_series as named where named.metric = condition.metrics[1]
+      union all
+      select known.* from monitor.metric_series as known where condition.metrics is null
+    ) as series
+    where series.labels @> all (condition.equal)
+      and (condition.names is null or not exists (
+        select
+        from unnest(condition.names, condition.ops, condition.operands) as matcher (name, op, operand)
+        cross join lateral (
+          select case matcher.name
+            when '__name__' then series.metric
+            else coalesce(series.labels ->> matcher.name, '') -- an absent label is the empty string
+          end as actual
+        ) as label
+        where not case matcher.op
+          when '=' then label.actual = matcher.operand
+          when '!=' then label.actual <> matcher.operand
+          when '=~' then label.actual ~ matcher.operand
+          else label.actual !~ matcher.operand
+        end
+      ));
+end;
+$function$;
+grant execute on function monitor.match_selectors(jsonb) to authenticated;
+grant execute on function monitor.match_selectors(jsonb) to service_role;
+comment on function monitor.match_selectors(jsonb) is 'For each of at most 1,000 selectors [[{name, op, value}]], counted from 0, the series that satisfy all its matchers, as monitor.match_series has them, in no order. For use in SQL. Errors: 22023 for malformed selectors, 2201B for a pattern that is none.';
+
 CREATE OR REPLACE FUNCTION monitor.match_series(p_matchers jsonb, p_after_series_id integer DEFAULT 0, p_limit integer DEFAULT 1000)
  RETURNS TABLE(series_id integer, metric text, labels jsonb)
  LANGUAGE plpgsql
@@ -3588,6 +3863,39 @@ $function$;
 grant execute on function monitor.park_replay(integer,text,timestamp with time zone,bigint) to service_role;
 comment on function monitor.park_replay(integer,text,timestamp with time zone,bigint) is 'Gives up the replay of a series that cannot be replayed, so that the others have their turn: it keeps its state and threshold, calibration says why under failed, and it is due again in 7 days, or when somebody asks. With p_requested_at, as it was read, in ms: not if somebody has asked since.';
 
+CREATE OR REPLACE FUNCTION monitor.parse_rule(p_entry jsonb)
+ RETURNS monitor.alert_rules
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+AS $function$
+declare
+  c_defaults constant jsonb := '{"for_seconds": 0, "keep_firing_for_seconds": 0, "labels": {}, "annotations": {}, "no_data_policy": "keep",
+    "mode": "live", "enabled": true}';
+  c_fields constant text[] := '{kind, name, expr, for_seconds, keep_firing_for_seconds, labels, annotations, no_data_policy, severity,
+    runbook_url, mode, enabled}';
+  v_rule     monitor.alert_rules;
+begin
+  if jsonb_typeof(p_entry) is distinct from 'object' then
+    raise exception 'is no object' using errcode = 'invalid_parameter_value';
+  end if;
+  if p_entry - c_fields <> '{}' then
+    raise exception 'has unknown fields: %', p_entry - c_fields using errcode = 'invalid_parameter_value';
+  end if;
+
+  v_rule := jsonb_populate_record(null::monitor.alert_rules, c_defaults || (
+    select coalesce(jsonb_object_agg(key, value), '{}') from jsonb_each(p_entry) where value <> 'null'));
+  if v_rule.kind = 'alerting' and v_rule.severity is null then
+    v_rule.severity := case
+      when v_rule.labels ->> 'severity' in ('info', 'warning', 'critical') then v_rule.labels ->> 'severity'
+      else 'warning' end;
+  end if;
+  return v_rule;
+end;
+$function$;
+grant execute on function monitor.parse_rule(jsonb) to service_role;
+comment on function monitor.parse_rule(jsonb) is 'A rule as monitor.save_rules takes it, with defaults for what it leaves out or has as null; those of the table''s columns that a rule does not bring are null. Errors: 22023 for an unknown field, 22P02 for a value of the wrong type.';
+
 CREATE OR REPLACE FUNCTION monitor.per_second(p_times bigint[], p_values double precision[])
  RETURNS double precision[]
  LANGUAGE sql
@@ -3652,6 +3960,28 @@ AS $function$
 $function$;
 grant execute on function monitor.plan_collection(timestamp with time zone) to service_role;
 comment on function monitor.plan_collection(timestamp with time zone) is 'Which collectors a collection calls: {collectors: [{collector, timeout_seconds}], skipped: [{collector, reason}]}.';
+
+CREATE OR REPLACE FUNCTION monitor.plan_evaluation(p_now timestamp with time zone DEFAULT now())
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  select jsonb_build_object('rules', coalesce(jsonb_agg(
+    monitor.describe_rule(rule, state)
+      || jsonb_build_object('group_name', rule_group.group_name, 'interval_seconds', rule_group.interval_seconds)
+    order by rule_group.group_name collate "C", rule.position, rule.rule_id), '[]'))
+  from monitor.alert_rules as rule
+  join monitor.rule_groups as rule_group using (group_name)
+  join monitor.rule_states as state using (rule_id)
+  where rule.enabled
+    -- By the slot of time, not by what has passed since: a late run does not shift those after it.
+    and (state.evaluated_at is null
+      or floor(extract(epoch from state.evaluated_at) / rule_group.interval_seconds)
+        < floor(extract(epoch from p_now) / rule_group.interval_seconds));
+$function$;
+grant execute on function monitor.plan_evaluation(timestamp with time zone) to service_role;
+comment on function monitor.plan_evaluation(timestamp with time zone) is 'The enabled rules that have not been evaluated yet in the current slot of their group''s interval: {rules}, each as monitor.describe_rule with group_name and interval_seconds, in order.';
 
 CREATE OR REPLACE FUNCTION monitor.plan_maintenance(p_starts_at timestamp with time zone, p_ends_at timestamp with time zone, p_reason text, p_matchers jsonb DEFAULT NULL::jsonb, p_now timestamp with time zone DEFAULT now())
  RETURNS bigint
@@ -4028,6 +4358,62 @@ $function$;
 grant execute on function monitor.read_detection_page(integer,integer,timestamp with time zone) to service_role;
 comment on function monitor.read_detection_page(integer,integer,timestamp with time zone) is 'Series with samples newer than their detector state, and those without any whose silence is due to be told (silent: true), with state and memory, settings, threshold, open anomaly, the spans and deploys that touch the time from 36 hours before the newest sample judged to an hour after p_now, at most 50 each, and at most 1,500 new samples: {series: [...], next_series_id}; next_series_id is null on the last page. Times in ms. With p_limit 0 it reads no samples and next_series_id names the next series. With p_after_series_id null it reads nothing and next_series_id is where the last run stopped, null if that was complete. Errors: 22023 for a wrong p_limit.';
 
+CREATE OR REPLACE FUNCTION monitor.read_exposition(p_series_limit integer, p_now timestamp with time zone DEFAULT now())
+ RETURNS json
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+ SET jit TO 'off'
+AS $function$
+begin
+  if p_series_limit is null or p_series_limit not between 1 and 50000 then
+    raise exception 'p_series_limit must be from 1 to 50000, got %', p_series_limit
+      using errcode = 'invalid_parameter_value', hint = 'Each is a line of text.';
+  end if;
+  return (
+    with page as materialized (
+      select series.series_id, series.metric, series.labels, series.last_sample_at,
+        row_number() over (order by series.metric collate "C", series.labels) as place
+      from monitor.metric_series as series
+      where series.last_sample_at is not null
+      order by place
+      limit p_series_limit + 1
+    ), newest as materialized (
+      select page.metric, page.labels, page.last_sample_at, page.place, coalesce(
+        (select sample.value from monitor.metric_time_series as sample
+         where sample.series_id = page.series_id and sample.recorded_at = page.last_sample_at),
+        (select late.value from monitor.late_samples as late
+         where late.series_id = page.series_id and late.recorded_at = page.last_sample_at),
+        -- The last value of the last hour is the last of all in a rollup, which is decoded much sooner than the day's chunk.
+        (select (monitor.decode_values(rollup.scale, rollup.base, rollup.is_delta,
+           rollup.plane_0, rollup.plane_1, rollup.plane_2, rollup.plane_3, rollup.floats))[bit_count(rollup.hours::bit(24)) * 5]
+         from monitor.metric_rollups as rollup
+         where rollup.series_id = page.series_id and rollup.day = (page.last_sample_at at time zone 'UTC')::date)
+      ) as value
+      from page
+      where page.place <= p_series_limit
+    )
+    select json_build_object(
+      'metrics', (
+        select coalesce(json_agg(json_build_object(
+            'metric', definition.metric, 'kind', definition.kind, 'unit', definition.unit,
+            'description', definition.description, 'category', definition.category
+          ) order by definition.metric collate "C"), '[]')
+        from monitor.metric_definitions as definition
+        where definition.metric in (select newest.metric from newest where newest.value is not null)),
+      'series', coalesce(
+        json_agg(json_build_object(
+          'metric', newest.metric, 'labels', newest.labels,
+          'time', (date_part('epoch', least(newest.last_sample_at, p_now)) * 1000)::bigint, 'value', newest.value
+        ) order by newest.place) filter (where newest.value is not null), '[]'),
+      'is_complete', (select count(*) from page) <= p_series_limit)
+    from newest);
+end;
+$function$;
+grant execute on function monitor.read_exposition(integer,timestamp with time zone) to authenticated;
+grant execute on function monitor.read_exposition(integer,timestamp with time zone) to service_role;
+comment on function monitor.read_exposition(integer,timestamp with time zone) is 'The newest sample of every series, however old, by metric and labels, with what the metrics are: {metrics: [{metric, kind, unit, description, category}], series: [{metric, labels, time: epoch ms, value}], is_complete}; not complete where there are more series than p_series_limit (1-50,000). The time of a sample from beyond p_now, of a clock that is ahead, is p_now. A series of which nothing is left but its row is left out. Errors: 22023 for a wrong p_series_limit.';
+
 CREATE OR REPLACE FUNCTION monitor.read_health(p_now timestamp with time zone DEFAULT now())
  RETURNS jsonb
  LANGUAGE sql
@@ -4105,6 +4491,60 @@ $function$;
 grant execute on function monitor.read_health(timestamp with time zone) to service_role;
 comment on function monitor.read_health(timestamp with time zone) is 'Facts about scheduler, jobs, metrics and storage, each with its time; judging them is shared/health''s. Within 3 s.';
 
+CREATE OR REPLACE FUNCTION monitor.read_label_names(p_selectors jsonb, p_from timestamp with time zone, p_until timestamp with time zone, p_limit integer)
+ RETURNS json
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+ SET jit TO 'off'
+AS $function$
+  select json_build_object(
+    'names', coalesce(json_agg(name order by name collate "C") filter (where place <= p_limit), '[]'),
+    'is_complete', count(*) <= p_limit)
+  from (
+    select used.name, row_number() over (order by used.name collate "C") as place
+    from (
+      select distinct label.name
+      from monitor.find_series(p_selectors, p_from, p_until, p_limit) as found
+      cross join lateral (
+        select '__name__' as name
+        union all
+        select jsonb_object_keys(found.labels)
+      ) as label
+    ) as used
+    order by place
+    limit p_limit + 1
+  ) as listed;
+$function$;
+grant execute on function monitor.read_label_names(jsonb,timestamp with time zone,timestamp with time zone,integer) to authenticated;
+grant execute on function monitor.read_label_names(jsonb,timestamp with time zone,timestamp with time zone,integer) to service_role;
+comment on function monitor.read_label_names(jsonb,timestamp with time zone,timestamp with time zone,integer) is 'Names of the labels, __name__ included, of the series of monitor.find_series, by code point: {names, is_complete}; not complete where there are more than p_limit (1-20,000). Errors as find_series.';
+
+CREATE OR REPLACE FUNCTION monitor.read_label_values(p_label text, p_selectors jsonb, p_from timestamp with time zone, p_until timestamp with time zone, p_limit integer)
+ RETURNS json
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+ SET jit TO 'off'
+AS $function$
+  select json_build_object(
+    'values', coalesce(json_agg(value order by value collate "C") filter (where place <= p_limit), '[]'),
+    'is_complete', count(*) <= p_limit)
+  from (
+    select used.value, row_number() over (order by used.value collate "C") as place
+    from (
+      select distinct case p_label when '__name__' then found.metric else found.labels ->> p_label end as value
+      from monitor.find_series(p_selectors, p_from, p_until, p_limit) as found
+    ) as used
+    where used.value is not null
+    order by place
+    limit p_limit + 1
+  ) as listed;
+$function$;
+grant execute on function monitor.read_label_values(text,jsonb,timestamp with time zone,timestamp with time zone,integer) to authenticated;
+grant execute on function monitor.read_label_values(text,jsonb,timestamp with time zone,timestamp with time zone,integer) to service_role;
+comment on function monitor.read_label_values(text,jsonb,timestamp with time zone,timestamp with time zone,integer) is 'Values of the label, __name__ for the metric, among the series of monitor.find_series, by code point: {values, is_complete}; not complete where there are more than p_limit (1-20,000). Errors as find_series.';
+
 CREATE OR REPLACE FUNCTION monitor.read_latest(p_matchers jsonb, p_after_series_id integer DEFAULT 0, p_limit integer DEFAULT 1000)
  RETURNS json
  LANGUAGE sql
@@ -4153,6 +4593,34 @@ $function$;
 grant execute on function monitor.read_latest(jsonb,integer,integer) to authenticated;
 grant execute on function monitor.read_latest(jsonb,integer,integer) to service_role;
 comment on function monitor.read_latest(jsonb,integer,integer) is 'The newest sample of each matching series, however old: {series: [{series_id, metric, labels, time: epoch ms, value}], next_series_id}. Series whose newest sample is gone are left out. Errors as match_series.';
+
+CREATE OR REPLACE FUNCTION monitor.read_metadata(p_metric text, p_limit integer)
+ RETURNS json
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+AS $function$
+begin
+  if p_limit is null or p_limit not between 1 and 20000 then
+    raise exception 'p_limit must be from 1 to 20000, got %', p_limit
+      using errcode = 'invalid_parameter_value', hint = 'There are no more metrics than that by far, as a rule.';
+  end if;
+  return (
+    select coalesce(json_agg(json_build_object(
+        'metric', known.metric, 'kind', known.kind, 'unit', known.unit, 'description', known.description
+      ) order by known.metric collate "C"), '[]')
+    from (
+      select definition.metric, definition.kind, definition.unit, definition.description
+      from monitor.metric_definitions as definition
+      where p_metric is null or definition.metric = p_metric
+      order by definition.metric collate "C"
+      limit p_limit
+    ) as known);
+end;
+$function$;
+grant execute on function monitor.read_metadata(text,integer) to authenticated;
+grant execute on function monitor.read_metadata(text,integer) to service_role;
+comment on function monitor.read_metadata(text,integer) is 'What metrics are, all or p_metric: [{metric, kind, unit, description}] by name, at most p_limit (1-20,000). Errors: 22023 for a wrong p_limit.';
 
 CREATE OR REPLACE FUNCTION monitor.read_related_series(p_anomaly_id bigint, p_limit integer DEFAULT 20)
  RETURNS json
@@ -4427,6 +4895,28 @@ $function$;
 grant execute on function monitor.read_replay_slice(integer,timestamp with time zone,text) to service_role;
 comment on function monitor.read_replay_slice(integer,timestamp with time zone,text) is 'The next series to replay, with a series_id beyond p_after_series_id: the oldest request, else one whose state is of another version than p_version, whose last replay is 7 days ago, or that is 3 days old and had none. Null when there is none. With its settings as in read_detection_page; the spans and deploys of all that is replayed; state, memory, candidates and version of the replay so far, null at the start; and the next samples, at most 10,000, after cursor_at (null: of the last 28 days) up to last_sample_at, the newest that detector_states has judged. read_until: where they end, the next cursor when all of them are replayed. is_last: there are no more. requested_at: null if nobody asked. Times in ms.';
 
+CREATE OR REPLACE FUNCTION monitor.read_rules()
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  select coalesce(jsonb_agg(jsonb_build_object(
+    'name', rule_group.group_name,
+    'interval_seconds', rule_group.interval_seconds,
+    'rules', rules.listed
+  ) order by rule_group.group_name collate "C"), '[]')
+  from monitor.rule_groups as rule_group
+  cross join lateral (
+    select coalesce(jsonb_agg(monitor.describe_rule(rule, state) order by rule.position, rule.rule_id), '[]') as listed
+    from monitor.alert_rules as rule
+    join monitor.rule_states as state using (rule_id)
+    where rule.group_name = rule_group.group_name
+  ) as rules;
+$function$;
+grant execute on function monitor.read_rules() to service_role;
+comment on function monitor.read_rules() is 'All groups by name, each {name, interval_seconds, rules}, the rules in order, each as monitor.describe_rule.';
+
 CREATE OR REPLACE FUNCTION monitor.read_samples(p_matchers jsonb, p_from timestamp with time zone, p_until timestamp with time zone, p_after_series_id integer DEFAULT 0, p_limit integer DEFAULT 1000)
  RETURNS json
  LANGUAGE sql
@@ -4456,6 +4946,147 @@ $function$;
 grant execute on function monitor.read_samples(jsonb,timestamp with time zone,timestamp with time zone,integer,integer) to authenticated;
 grant execute on function monitor.read_samples(jsonb,timestamp with time zone,timestamp with time zone,integer,integer) to service_role;
 comment on function monitor.read_samples(jsonb,timestamp with time zone,timestamp with time zone,integer,integer) is 'Samples of the matching series with p_from <= time < p_until, oldest first: {series: [{series_id, metric, labels, times: [epoch ms], values: []}], next_series_id}. Series without samples are left out; next_series_id is null on the last page, else pass it as p_after_series_id. A page over a long range holds fewer series than p_limit (monitor.bounded_page). Errors as match_series.';
+
+CREATE OR REPLACE FUNCTION monitor.read_selections(p_selections jsonb, p_samples_limit integer DEFAULT 1000000)
+ RETURNS json
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+ SET jit TO 'off'
+AS $function$
+declare
+  c_series_limit constant integer := 20000;
+  -- How many samples are read together, at one a minute.
+  c_batch        constant integer := 200000;
+  c_many_series  constant text := '%2$s series match, and at most %1$s are read at once: add matchers that leave fewer';
+  c_many_samples constant text := 'more than %1$s samples would have to be read: take a shorter range, or matchers that leave fewer series';
+  -- What is asked for beyond is cut: no sample is there, and Postgres has no time there.
+  c_first_ms     constant bigint := -62135596800000; -- year 1
+  c_last_ms      constant bigint := 253402300799999; -- year 9999
+  v_selectors  jsonb;
+  v_result     json;
+begin
+  if p_samples_limit is null or p_samples_limit not between 1 and 10000000 then
+    raise exception 'p_samples_limit must be from 1 to 10000000, got %', p_samples_limit
+      using errcode = 'invalid_parameter_value', hint = 'It bounds how much is held in memory.';
+  end if;
+  if jsonb_typeof(p_selections) is distinct from 'array' or jsonb_array_length(p_selections) > 1000 or exists (
+    select from jsonb_array_elements(p_selections) as selection
+    where jsonb_typeof(selection) is distinct from 'object'
+       or jsonb_typeof(selection -> 'matchers') is distinct from 'array'
+       or not coalesce(jsonb_path_match(selection, 'strict $.from.floor() == $.from && $.until.floor() == $.until'), false)
+  ) then
+    raise exception 'p_selections must be an array of at most 1,000 {matchers, from, until}, times in whole milliseconds since 1970'
+      using errcode = 'invalid_parameter_value',
+            hint    = 'E.g. [{"matchers":[{"name":"__name__","op":"=","value":"up"}],"from":1773144000000,"until":1773147600000}].';
+  end if;
+
+  -- Rules often have the same selector, with ranges of their own.
+  select coalesce(jsonb_agg(distinct selection -> 'matchers'), '[]') into v_selectors
+  from jsonb_array_elements(p_selections) as selection;
+
+  with selection as materialized (
+    select (item.position - 1)::integer as selection, (matchers.position - 1)::integer as selector,
+      to_timestamp(greatest(least((item.selection -> 'from')::numeric, c_last_ms), c_first_ms) / 1000) as since,
+      to_timestamp((greatest(least((item.selection -> 'until')::numeric, c_last_ms), c_first_ms) + 1) / 1000) as until
+    from jsonb_array_elements(p_selections) with ordinality as item (selection, position)
+    join jsonb_array_elements(v_selectors) with ordinality as matchers (matchers, position)
+      on matchers.matchers = item.selection -> 'matchers'
+  ), wanted as materialized (
+    select matched.series_id, array_agg(selection.selection order by selection.selection) as selections,
+      min(selection.since) as since, max(selection.until) as until
+    from monitor.match_selectors(v_selectors) as matched
+    join selection using (selector)
+    where selection.since < selection.until
+    group by matched.series_id
+  ), range as materialized (
+    select distinct_range.*,
+      not exists (
+        select from monitor.sample_days
+        where day between (distinct_range.since at time zone 'UTC')::date and (distinct_range.until at time zone 'UTC')::date
+          and state not in ('rows', 'sealed'))
+      and not exists (
+        select from monitor.late_samples
+        where recorded_at >= distinct_range.since and recorded_at < distinct_range.until) as is_in_rows,
+      greatest(1, c_batch / greatest(1, extract(epoch from distinct_range.until - distinct_range.since) / 60))::integer as batch_size
+    from (select distinct since, until from wanted) as distinct_range
+    where (select monitor.refuse_beyond(count(*), c_series_limit, c_many_series) from wanted)
+  ), batch as materialized (
+    select part.since, part.until, part.is_in_rows, array_agg(part.series_id) as series_ids
+    from (
+      select wanted.series_id, range.*,
+        (row_number() over (partition by wanted.since, wanted.until order by wanted.series_id) - 1) / range.batch_size as place
+      from wanted
+      join range using (since, until)
+    ) as part
+    group by part.since, part.until, part.is_in_rows, part.place
+  ), held as materialized (
+    -- What chunks of whole days say that they hold is known before any is decoded.
+    select bool_and(monitor.refuse_beyond(counted.so_far, p_samples_limit, c_many_samples)) as is_little
+    from (
+      select sum(chunk.sample_count) over (rows unbounded preceding) as so_far
+      from batch
+      join monitor.sample_days as known
+        on known.day > (batch.since at time zone 'UTC')::date and known.day < (batch.until at time zone 'UTC')::date
+      join monitor.metric_chunks as chunk on chunk.series_id = any (batch.series_ids) and chunk.day = known.day
+      where known.state = 'chunks' and not batch.is_in_rows
+    ) as counted
+  ), found as materialized (
+    select counted.series_id, counted.times, counted.samples
+    from (
+      select scanned.*, sum(cardinality(scanned.times)) over (rows unbounded preceding) as so_far
+      from batch
+      cross join lateral (
+        select * from monitor.scan_rows(batch.series_ids, batch.since, batch.until, p_samples_limit + 1) where batch.is_in_rows
+        union all
+        select * from monitor.scan_series(batch.series_ids, batch.since, batch.until)
+        where not batch.is_in_rows and (select is_little from held) is not false
+      ) as scanned
+    ) as counted
+    where monitor.refuse_beyond(counted.so_far, p_samples_limit, c_many_samples)
+  ), clock as materialized ( -- written once for all series that were sampled at the same times
+    select shared.times, (row_number() over () - 1)::integer as clock from (select distinct times from found) as shared
+  )
+  select json_build_object(
+    'clocks', (select coalesce(json_agg(times order by clock), '[]') from clock),
+    'series', coalesce(
+      json_agg(json_build_object(
+        'metric', series.metric, 'labels', series.labels, 'in', wanted.selections, 'clock', clock.clock, 'values', found.samples
+      ) order by found.series_id), '[]'),
+    'samples', coalesce(sum(cardinality(found.times)), 0))
+  into v_result
+  from found
+  join wanted using (series_id)
+  join monitor.metric_series as series using (series_id)
+  join clock using (times);
+  return v_result;
+end;
+$function$;
+grant execute on function monitor.read_selections(jsonb,integer) to authenticated;
+grant execute on function monitor.read_selections(jsonb,integer) to service_role;
+comment on function monitor.read_selections(jsonb,integer) is 'What one or more queries need, read at once: p_selections is [{matchers, from, until}], at most 1,000, matchers as match_series takes them, times in epoch ms, both included; from after until selects nothing. Gives {clocks: [[epoch ms]], series: [{metric, labels, in, clock, values}], samples}: in are the selections (from 0) that the series is in, clock is which of clocks has its times, samples how many values there are in all. A series is read once, from the first to the last time that any of its selections asks for; one without samples there is left out. Errors: 22023 for malformed arguments, 2201B for a pattern that is none, 54000 for more than p_samples_limit (1-10,000,000) samples or more than 20,000 series.';
+
+CREATE OR REPLACE FUNCTION monitor.read_series_labels(p_selectors jsonb, p_from timestamp with time zone, p_until timestamp with time zone, p_limit integer)
+ RETURNS json
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+ SET jit TO 'off'
+AS $function$
+  select json_build_object(
+    'series', coalesce(
+      json_agg(json_build_object('metric', metric, 'labels', labels) order by place) filter (where place <= p_limit), '[]'),
+    'is_complete', count(*) <= p_limit)
+  from (
+    select found.metric, found.labels, row_number() over (order by found.metric collate "C", found.labels) as place
+    from monitor.find_series(p_selectors, p_from, p_until, p_limit) as found
+    order by place
+    limit p_limit + 1
+  ) as listed;
+$function$;
+grant execute on function monitor.read_series_labels(jsonb,timestamp with time zone,timestamp with time zone,integer) to authenticated;
+grant execute on function monitor.read_series_labels(jsonb,timestamp with time zone,timestamp with time zone,integer) to service_role;
+comment on function monitor.read_series_labels(jsonb,timestamp with time zone,timestamp with time zone,integer) is 'The series of monitor.find_series, by metric and labels: {series: [{metric, labels}], is_complete}; not complete where there are more than p_limit (1-20,000). Errors as find_series.';
 
 CREATE OR REPLACE FUNCTION monitor.read_spans(p_series_id integer, p_from timestamp with time zone, p_until timestamp with time zone)
  RETURNS json
@@ -4801,6 +5432,76 @@ $function$;
 grant execute on function monitor.record_detections(uuid,jsonb,timestamp with time zone) to service_role;
 comment on function monitor.record_detections(uuid,jsonb,timestamp with time zone) is 'Stores what the detector says of a page of series: its states, and anomalies opened, extended or closed, grouped with those that began within 5 minutes, evidence included, all or nothing. An entry that brings no memory or forecast leaves it as it is. A version that has not seen the stored history, and one that is to take over (replay_version), is asked to replay it, as is a series of which an anomaly closes that a person has judged. Returns {opened, extended, closed, stale}; stale counts series  whose state had moved on since it was read, which are left alone. Errors: 22023 when p_updates is no array, 23514 for a malformed event.';
 
+CREATE OR REPLACE FUNCTION monitor.record_evaluation(p_results jsonb, p_now timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_recorded  integer;
+  v_failed    integer;
+  v_samples   jsonb;
+  v_stored    jsonb := '{"inserted": 0, "duplicates": 0, "overflowed": 0, "rejected": []}';
+begin
+  if jsonb_typeof(p_results) is distinct from 'array' or p_now is null then
+    raise exception 'p_results must be an array and p_now a time'
+      using errcode = 'invalid_parameter_value',
+            hint = 'Each entry is {rule_id, revision, error, evaluation_seconds, instances?, samples?}.';
+  end if;
+
+  -- Not while rules are saved, nor two at once: both lock many states.
+  perform pg_advisory_xact_lock(hashtext('monitor.alert_rules'));
+
+  with result as (
+    select
+      (entry ->> 'rule_id')::bigint as rule_id,
+      (entry ->> 'revision')::bigint as revision,
+      (entry ->> 'evaluation_seconds')::double precision as evaluation_seconds,
+      entry -> 'instances' as instances,
+      entry -> 'samples' as samples,
+      coalesce(entry ->> 'error', case when jsonb_array_length(entry -> 'instances') > 1000 then
+        format('the rule has %s alerts, and may have 1000', jsonb_array_length(entry -> 'instances')) end) as error
+    from jsonb_array_elements(p_results) as entry
+  ), recorded as (
+    update monitor.rule_states as state
+    set revision = state.revision + 1,
+        -- A rule that cannot be evaluated says nothing about its alerts.
+        instances = case when result.error is null then coalesce(result.instances, '[]') else state.instances end,
+        health = case when result.error is null then 'ok' else 'err' end,
+        last_error = left(result.error, 2000),
+        evaluated_at = p_now,
+        evaluation_seconds = result.evaluation_seconds
+    from result
+    where state.rule_id = result.rule_id and state.revision = result.revision
+      and (state.evaluated_at is null or state.evaluated_at < p_now)
+    returning state.rule_id, result.error, result.samples
+  ), sampled as (
+    select jsonb_agg(sample || jsonb_build_object('metric', rule.name) order by rule.rule_id, place) as samples
+    from recorded
+    join monitor.alert_rules as rule using (rule_id)
+    cross join lateral jsonb_array_elements(recorded.samples) with ordinality as item (sample, place)
+    where rule.kind = 'recording' and recorded.error is null
+  )
+  select count(*), count(recorded.error), (select samples from sampled)
+  into v_recorded, v_failed, v_samples
+  from recorded;
+
+  if v_samples is not null then
+    insert into monitor.metric_definitions (metric, category, unit, description)
+    select distinct sample ->> 'metric', 'workflow', 'unknown', 'Recorded by a rule: see monitor.alert_rules.'
+    from jsonb_array_elements(v_samples) as sample
+    order by 1 -- as senders do who register metrics
+    on conflict do nothing;
+    perform monitor.ensure_sample_days(p_now, 0);
+    v_stored := monitor.record_samples(v_samples, p_now);
+  end if;
+  return jsonb_build_object(
+    'recorded', v_recorded, 'failed', v_failed, 'stale', jsonb_array_length(p_results) - v_recorded, 'samples', v_stored);
+end;
+$function$;
+grant execute on function monitor.record_evaluation(jsonb,timestamp with time zone) to service_role;
+comment on function monitor.record_evaluation(jsonb,timestamp with time zone) is 'Stores what the rules evaluated at p_now came to, [{rule_id, revision, error, evaluation_seconds, instances?, samples?}], and the samples [{labels, value}] of recording rules under that time, all or nothing. revision is that of the state it was evaluated on: a result on top of another state, older than what is stored, or of a rule that is gone, is left out. One with an error, or with more than 1,000 instances, which is one, leaves the instances as they are. Returns {recorded, failed, stale, samples: as monitor.record_samples}; failed ones are recorded too. Errors: 22023 when an argument is missing or no array, and those of monitor.record_samples.';
+
 CREATE OR REPLACE FUNCTION monitor.record_replay_slice(p_series_id integer, p_previous_cursor bigint, p_cursor bigint, p_version text, p_state jsonb, p_memory text, p_candidates jsonb, p_forecast jsonb, p_silent_at bigint, p_finished boolean, p_threshold double precision, p_calibration jsonb, p_now timestamp with time zone DEFAULT now(), p_requested_at bigint DEFAULT NULL::bigint)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -4931,6 +5632,23 @@ $function$;
 grant execute on function monitor.record_samples(jsonb,timestamp with time zone) to service_role;
 comment on function monitor.record_samples(jsonb,timestamp with time zone) is 'Stores samples [{metric, labels?, value}] that the monitor took at p_recorded_at, making series as needed. Returns {inserted, duplicates, overflowed, rejected: [{metric, labels, reason}]}; a (series, time) already there is a duplicate and keeps its first value. Errors: 22023 when an argument is missing or no array.';
 
+CREATE OR REPLACE FUNCTION monitor.refuse_beyond(p_count bigint, p_limit integer, p_message text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+AS $function$
+begin
+  if p_count > p_limit then
+    raise exception '%', format(p_message, p_limit, p_count) using errcode = 'program_limit_exceeded';
+  end if;
+  return true;
+end;
+$function$;
+grant execute on function monitor.refuse_beyond(bigint,integer,text) to authenticated;
+grant execute on function monitor.refuse_beyond(bigint,integer,text) to service_role;
+comment on function monitor.refuse_beyond(bigint,integer,text) is 'True while p_count is at most p_limit: a query that asks it of a running count stops where it goes beyond. Errors: 54000 then, with p_message, in which %1$s is the limit and %2$s the count.';
+
 CREATE OR REPLACE FUNCTION monitor.register_collector(p_collector text, p_description text, p_interval_seconds integer DEFAULT 60, p_timeout_seconds integer DEFAULT 2, p_required_relations text[] DEFAULT '{}'::text[])
  RETURNS void
  LANGUAGE plpgsql
@@ -5025,6 +5743,21 @@ begin
 end;
 $function$;
 comment on function monitor.request_replays_of_metric() is 'Trigger of metric_definitions: thresholds were found for the settings as they were.';
+
+CREATE OR REPLACE FUNCTION monitor.reset_rule_state()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+begin
+  insert into monitor.rule_states as known (rule_id) values (new.rule_id)
+  on conflict (rule_id) do update
+  set revision = known.revision + 1, instances = '[]', health = 'unknown', last_error = null, evaluated_at = null,
+      evaluation_seconds = null;
+  return null;
+end;
+$function$;
+comment on function monitor.reset_rule_state() is 'Trigger of alert_rules: a rule that is new, or that asks something else than before, has yet to be evaluated.';
 
 CREATE OR REPLACE FUNCTION monitor.resolve_series(p_series jsonb, p_is_own boolean, OUT series_ids integer[], OUT reasons text[], OUT is_delta boolean[], OUT is_overflow boolean[])
  RETURNS record
@@ -5262,6 +5995,20 @@ grant execute on function monitor.revoke_access_token(text,timestamp with time z
 grant execute on function monitor.revoke_access_token(text,timestamp with time zone) to service_role;
 comment on function monitor.revoke_access_token(text,timestamp with time zone) is 'Ends the access token of that name: within 30 s no function takes it any more. The name is free again. Errors: 42501 for a user who is no admin, P0002 when no token in use has that name.';
 
+CREATE OR REPLACE FUNCTION monitor.rule_texts_are_valid(p_texts jsonb, p_limit_bytes integer)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO ''
+AS $function$
+  select case when jsonb_typeof(p_texts) = 'object' and octet_length(p_texts::text) <= p_limit_bytes then not exists (
+    select from jsonb_each(p_texts) as text
+    where text.key !~ '^[a-zA-Z_][a-zA-Z0-9_]*$' or text.key = '__name__' or jsonb_typeof(text.value) <> 'string'
+  ) else false end;
+$function$;
+grant execute on function monitor.rule_texts_are_valid(jsonb,integer) to service_role;
+comment on function monitor.rule_texts_are_valid(jsonb,integer) is 'True for a JSON object of strings, also empty ones, whose names are Prometheus label names, within so many bytes as text. An empty label of a rule takes the series'' one away, so it is stored.';
+
 CREATE OR REPLACE FUNCTION monitor.run_data_retention_cleanup(p_now timestamp with time zone DEFAULT now(), p_dry_run boolean DEFAULT false)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -5384,6 +6131,122 @@ grant execute on function monitor.satisfies_matchers(text,jsonb,jsonb) to authen
 grant execute on function monitor.satisfies_matchers(text,jsonb,jsonb) to service_role;
 comment on function monitor.satisfies_matchers(text,jsonb,jsonb) is 'Whether one series satisfies every matcher, as monitor.match_series judges many; true without matchers.';
 
+CREATE OR REPLACE FUNCTION monitor.save_rules(p_groups jsonb, p_replace boolean DEFAULT false, p_now timestamp with time zone DEFAULT now())
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  c_rules constant integer := 2000;
+  v_group      record;
+  v_listed     record;
+  v_rule       monitor.alert_rules;
+  v_known      monitor.alert_rules;
+  v_kept       bigint[];
+  v_where      text := 'p_groups';
+  v_count      integer;
+  v_inserted   integer := 0;
+  v_updated    integer := 0;
+  v_unchanged  integer := 0;
+  v_deleted    integer := 0;
+begin
+  if jsonb_typeof(p_groups) is distinct from 'array' or p_replace is null then
+    raise exception 'p_groups must be an array and p_replace a boolean'
+      using errcode = 'invalid_parameter_value',
+            hint = 'Pass e.g. [{"name": "queue", "rules": [{"kind": "alerting", "name": "QueueDeep", "expr": "queue_depth > 9"}]}].';
+  end if;
+
+  -- One at a time, and not while an evaluation is recorded: both lock many states.
+  perform pg_advisory_xact_lock(hashtext('monitor.alert_rules'));
+
+  for v_group in
+    select place, entry ->> 'name' as name, entry -> 'rules' as rules, (entry ->> 'interval_seconds')::integer as interval_seconds,
+      jsonb_typeof(entry) = 'object' and jsonb_typeof(entry -> 'rules') = 'array'
+        and entry - '{name, interval_seconds, rules}'::text[] = '{}' as is_whole,
+      count(*) over (partition by entry ->> 'name') as namesakes
+    from jsonb_array_elements(p_groups) with ordinality as item (entry, place)
+    order by place
+  loop
+    v_where := format('group %s', coalesce(to_json(v_group.name)::text, v_group.place::text));
+    if v_group.is_whole is not true then
+      raise exception 'is no object of name, interval_seconds and an array of rules' using errcode = 'invalid_parameter_value';
+    elsif v_group.namesakes > 1 then
+      raise exception 'is there more than once' using errcode = 'invalid_parameter_value';
+    end if;
+    insert into monitor.rule_groups as known (group_name, interval_seconds)
+    values (v_group.name, coalesce(v_group.interval_seconds, 60))
+    on conflict (group_name) do update set interval_seconds = excluded.interval_seconds
+    where known.interval_seconds <> excluded.interval_seconds and (p_replace or v_group.interval_seconds is not null);
+
+    v_kept := '{}';
+    for v_listed in
+      select entry, place from jsonb_array_elements(v_group.rules) with ordinality as item (entry, place) order by place
+    loop
+      v_where := format('rule %s of group %s', v_listed.place, to_json(v_group.name));
+      v_rule := monitor.parse_rule(v_listed.entry);
+      select * into v_known
+      from monitor.alert_rules
+      where group_name = v_group.name and kind = v_rule.kind and name = v_rule.name
+        and labels_hash = md5(v_rule.labels::text)::uuid;
+      if v_known.rule_id = any (v_kept) then
+        raise exception 'has the name and the labels of one before it' using errcode = 'invalid_parameter_value';
+      end if;
+      v_rule.position := case
+        when p_replace then v_listed.place
+        else coalesce(v_known.position, (
+          select coalesce(max(position), 0) + 1 from monitor.alert_rules where group_name = v_group.name))
+        end;
+
+      if v_known.rule_id is null then
+        insert into monitor.alert_rules (
+          group_name, position, kind, name, expr, for_seconds, keep_firing_for_seconds, labels, annotations, no_data_policy,
+          severity, runbook_url, mode, enabled, created_at, updated_at
+        )
+        values (
+          v_group.name, v_rule.position, v_rule.kind, v_rule.name, v_rule.expr, v_rule.for_seconds,
+          v_rule.keep_firing_for_seconds, v_rule.labels, v_rule.annotations, v_rule.no_data_policy, v_rule.severity,
+          v_rule.runbook_url, v_rule.mode, v_rule.enabled, p_now, p_now
+        )
+        returning rule_id into v_known.rule_id;
+        v_inserted := v_inserted + 1;
+      else
+        update monitor.alert_rules
+        set position = v_rule.position, expr = v_rule.expr, for_seconds = v_rule.for_seconds,
+            keep_firing_for_seconds = v_rule.keep_firing_for_seconds, annotations = v_rule.annotations,
+            no_data_policy = v_rule.no_data_policy, severity = v_rule.severity, runbook_url = v_rule.runbook_url,
+            mode = v_rule.mode, enabled = v_rule.enabled, updated_at = p_now
+        where rule_id = v_known.rule_id
+          and (position, expr, for_seconds, keep_firing_for_seconds, annotations, no_data_policy, severity, runbook_url, mode, enabled)
+            is distinct from (v_rule.position, v_rule.expr, v_rule.for_seconds, v_rule.keep_firing_for_seconds, v_rule.annotations,
+              v_rule.no_data_policy, v_rule.severity, v_rule.runbook_url, v_rule.mode, v_rule.enabled);
+        v_updated := v_updated + found::integer;
+        v_unchanged := v_unchanged + (not found)::integer;
+      end if;
+      v_kept := v_kept || v_known.rule_id;
+    end loop;
+
+    if p_replace then
+      delete from monitor.alert_rules where group_name = v_group.name and not rule_id = any (v_kept);
+      get diagnostics v_count = row_count;
+      v_deleted := v_deleted + v_count;
+    end if;
+    delete from monitor.rule_groups as empty
+    where group_name = v_group.name and not exists (select from monitor.alert_rules where group_name = empty.group_name);
+  end loop;
+
+  select count(*) into v_count from monitor.alert_rules;
+  if v_count > c_rules then
+    raise exception 'there would be % rules, and may be %', v_count, c_rules
+      using errcode = 'program_limit_exceeded', hint = 'Delete groups that nobody needs: monitor.delete_rules.';
+  end if;
+  return jsonb_build_object('inserted', v_inserted, 'updated', v_updated, 'unchanged', v_unchanged, 'deleted', v_deleted);
+exception when data_exception or integrity_constraint_violation then
+  raise exception '%: %', v_where, sqlerrm using errcode = sqlstate;
+end;
+$function$;
+grant execute on function monitor.save_rules(jsonb,boolean,timestamp with time zone) to service_role;
+comment on function monitor.save_rules(jsonb,boolean,timestamp with time zone) is 'Saves groups [{name, interval_seconds?, rules: [{kind, name, expr, for_seconds?, keep_firing_for_seconds?, labels?, annotations?, no_data_policy?, severity?, runbook_url?, mode?, enabled?}]}], all or nothing; severity comes from the label of that name if it is one. A rule is known by its group, kind, name and labels, and takes the given form as a whole. With p_replace the groups become what is listed, in that order; else other rules of them stay, and new ones go to their end. Returns {inserted, updated, unchanged, deleted}. Errors, with the group and the number of the rule: 22023 and others of class 22 for what is no rule, class 23 for one that a check refuses; 54000 for more than 2,000 rules.';
+
 CREATE OR REPLACE FUNCTION monitor.scan_rollups(p_series_ids integer[], p_from timestamp with time zone, p_until timestamp with time zone)
  RETURNS TABLE(series_id integer, at bigint, count bigint, sum double precision, min double precision, max double precision, first double precision, last double precision)
  LANGUAGE sql
@@ -5424,6 +6287,35 @@ $function$;
 grant execute on function monitor.scan_rollups(integer[],timestamp with time zone,timestamp with time zone) to authenticated;
 grant execute on function monitor.scan_rollups(integer[],timestamp with time zone,timestamp with time zone) to service_role;
 comment on function monitor.scan_rollups(integer[],timestamp with time zone,timestamp with time zone) is 'The hours of each series that start within p_from <= start < p_until, of days that have rollups, as they were when the day was compacted. For use in SQL: read_buckets knows when they may be used.';
+
+CREATE OR REPLACE FUNCTION monitor.scan_rows(p_series_ids integer[], p_from timestamp with time zone, p_until timestamp with time zone, p_limit integer)
+ RETURNS TABLE(series_id integer, times bigint[], samples double precision[])
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+ SET jit TO 'off'
+ SET plan_cache_mode TO 'force_custom_plan'
+ SET work_mem TO '16MB'
+AS $function$
+begin
+  return query
+    select ordered.series_id, array_agg((date_part('epoch', ordered.recorded_at) * 1000)::bigint), array_agg(ordered.value)
+    from (
+      select few.series_id, few.recorded_at, few.value
+      from (
+        select row.series_id, row.recorded_at, row.value
+        from monitor.metric_time_series as row
+        where row.series_id = any (p_series_ids) and row.recorded_at >= p_from and row.recorded_at < p_until
+        limit p_limit
+      ) as few
+      order by few.series_id, few.recorded_at
+    ) as ordered
+    group by ordered.series_id;
+end;
+$function$;
+grant execute on function monitor.scan_rows(integer[],timestamp with time zone,timestamp with time zone,integer) to authenticated;
+grant execute on function monitor.scan_rows(integer[],timestamp with time zone,timestamp with time zone,integer) to service_role;
+comment on function monitor.scan_rows(integer[],timestamp with time zone,timestamp with time zone,integer) is 'As scan_series, several times as fast, for a range of which nothing is in chunks or late; of all series together any p_limit samples.';
 
 CREATE OR REPLACE FUNCTION monitor.scan_series(p_series_ids integer[], p_from timestamp with time zone, p_until timestamp with time zone)
  RETURNS TABLE(series_id integer, times bigint[], samples double precision[])
@@ -6229,5 +7121,7 @@ comment on function monitor.write_samples(jsonb,integer[],bigint[],double precis
 -- pg_cron: data-retention-cleanup-daily          0 3 * * *     select monitor.invoke_function('data-retention-cleanup')
 
 -- pg_cron: detect-anomalies-every-5-minutes      */5 * * * *   select monitor.invoke_function('detect-anomalies')
+
+-- pg_cron: evaluate-alerts-every-minute          * * * * *     select monitor.invoke_function('evaluate-alerts')
 
 -- pg_cron: watch-jobs-every-minute               * * * * *     select monitor.watch_jobs()

@@ -35,6 +35,7 @@ Run a function by hand:
 
   ${post("collect-metrics")}
   ${post("detect-anomalies")}
+  ${post("evaluate-alerts")}
   ${post("data-retention-cleanup", '{"dry_run":true}')}
   ${post("ingest-metrics", '{"samples":[{"metric":"my_first_metric","value":42}]}')}
   curl ${functions_url}/health

@@ -38,6 +38,20 @@ import {
   RETENTION_OUTCOMES,
   RetentionStep,
 } from "../../shared/contract/retention.ts";
+import type { AlertInstance } from "../../shared/alerting/evaluate-rules.ts";
+import { NO_DATA_POLICIES, RULE_MODES, SEVERITIES } from "../../shared/alerting/rule.ts";
+import {
+  AlertingRuleRow,
+  parseEvaluationPlan,
+  parseEvaluationRecord,
+  parseRuleGroups,
+  RecordedEvaluation,
+  RecordingRuleRow,
+  RuleGroupRow,
+  RulePlaceRow,
+  type RuleResult,
+  RuleStateRow,
+} from "../../shared/contract/rules.ts";
 import { RUN_STATES } from "../../shared/contract/health-facts.ts";
 import { it, type Query, rpc } from "./database.ts";
 import {
@@ -153,6 +167,116 @@ describe("the contract of collecting", () => {
       expect(await readAllowed(asOwner, "metric_collectors_last_outcome_known")).toContain(outcome);
     },
   );
+});
+
+describe("the contract of rules", () => {
+  const RULES = [
+    {
+      ...{ kind: "alerting", name: "QueueDepthHigh", expr: "queue_depth > 1000" },
+      ...{ for_seconds: 120, keep_firing_for_seconds: 60, labels: { team: "ops" } },
+      ...{ annotations: { summary: "Much to do" }, no_data_policy: "alert", severity: "critical" },
+      ...{ runbook_url: "https://runbooks.test", mode: "shadow" },
+    },
+    { kind: "recording", name: "job:queue_depth:sum", expr: "sum by (job) (queue_depth)" },
+  ];
+  const setUp = async (query: Query) => {
+    await query("delete from monitor.alert_rules");
+    await query("delete from monitor.rule_groups");
+    const groups = [{ name: "queue", interval_seconds: 30, rules: RULES }];
+    await rpc(query, "save_rules", { p_groups: groups });
+  };
+  const PARSED = [
+    {
+      ...{ kind: "alerting", name: "QueueDepthHigh", expr: "queue_depth > 1000" },
+      ...{ forSeconds: 120, keepFiringForSeconds: 60, labels: { team: "ops" } },
+      ...{ annotations: { summary: "Much to do" }, noDataPolicy: "alert", severity: "critical" },
+      ...{ runbookUrl: "https://runbooks.test", mode: "shadow" },
+    },
+    {
+      ...{ kind: "recording", name: "job:queue_depth:sum", expr: "sum by (job) (queue_depth)" },
+      labels: {},
+    },
+  ];
+  const NEW_STATE = {
+    ...{ revision: 0, instances: [], health: "unknown", lastError: null },
+    ...{ evaluatedAt: null, evaluationSeconds: null },
+  };
+
+  const INSTANCE: AlertInstance = {
+    ...{ labels: { alertname: "QueueDepthHigh" }, annotations: {}, state: "firing" },
+    ...{ last_value: "+Inf", active_at: iso(NOON), fired_at: iso(NOON) },
+    ...{ keep_firing_since: null, last_seen_at: iso(NOON), no_data: false },
+  };
+
+  it("reads groups, rules and states", async ({ query }) => {
+    await setUp(query);
+    const [answer, ...others] = await rpc<z.infer<typeof RuleGroupRow>[]>(query, "read_rules");
+    expect(others).toEqual([]);
+    expectExactly(RuleGroupRow, answer);
+    expectExactly(AlertingRuleRow, answer!.rules[0]);
+    expectExactly(RecordingRuleRow, answer!.rules[1]);
+    expectExactly(RuleStateRow, answer!.rules[0]!.state);
+    expect(parseRuleGroups([answer])).toEqual([{
+      name: "queue",
+      intervalSeconds: 30,
+      rules: PARSED.map((rule) => ({
+        ...{ ruleId: expect.any(Number), rule, isEnabled: true, state: NEW_STATE },
+      })),
+    }]);
+  });
+
+  it("reads what is due, and what was recorded of it", async ({ query }) => {
+    await setUp(query);
+    const plan = async (at: number) => {
+      const answer = await rpc<{ rules: unknown[] }>(query, "plan_evaluation", { p_now: iso(at) });
+      for (const [index, schema] of [AlertingRuleRow, RecordingRuleRow].entries()) {
+        expectExactly(schema, answer.rules[index], Object.keys(RulePlaceRow.shape));
+      }
+      return parseEvaluationPlan(answer);
+    };
+    const due = await plan(NOON);
+    expect(due).toEqual(PARSED.map((rule) => ({
+      ...{ ruleId: expect.any(Number), groupName: "queue", rule },
+      ...{ isEnabled: true, state: NEW_STATE },
+    })));
+    const [alerting, recording] = due.map(({ ruleId, state }): RuleResult => ({
+      ...{ rule_id: ruleId, revision: state.revision, evaluation_seconds: 0.5 },
+      error: null,
+    }));
+    const answer = await rpc(query, "record_evaluation", {
+      p_results: [
+        { ...alerting, instances: [INSTANCE] },
+        { ...recording, error: "1:2: no" },
+      ],
+      p_now: iso(NOON),
+    });
+    expectExactly(RecordedEvaluation, answer);
+    expect(parseEvaluationRecord(answer)).toMatchObject({ recorded: 2, failed: 1, stale: 0 });
+    const common = { revision: 1, evaluatedAt: NOON, evaluationSeconds: 0.5 };
+    expect((await plan(NOON + MINUTE)).map(({ state }) => state)).toEqual([
+      { ...common, instances: [INSTANCE], health: "ok", lastError: null },
+      { ...common, instances: [], health: "err", lastError: "1:2: no" },
+    ]);
+  });
+
+  it("begins a state anew that it cannot read", async ({ query }) => {
+    await setUp(query);
+    await query(`update monitor.rule_states set instances = '[{"labels": {}, "state": "gone"}]'`);
+    const [group] = parseRuleGroups(await rpc(query, "read_rules"));
+    expect(group!.rules.map(({ state }) => state)).toEqual([NEW_STATE, NEW_STATE]);
+  });
+
+  it.for(
+    [
+      ["alert_rules_no_data_policy_known", NO_DATA_POLICIES],
+      ["alert_rules_severity_known", SEVERITIES],
+      ["alert_rules_mode_known", RULE_MODES],
+      ["rule_states_health_known", RuleStateRow.shape.health.options],
+      ["alert_rules_kind_known", ["alerting", "recording"]],
+    ] as const,
+  )("knows the words of %s, no more, no less", async ([constraint, words], { asOwner }) => {
+    expect([...words].sort()).toEqual(await readAllowed(asOwner, constraint));
+  });
 });
 
 describe("the contract of detection", () => {
@@ -517,6 +641,7 @@ describe("the contract of health", () => {
           lastReason: "HTTP 401",
           lastRunAt: new Date(NOON),
         },
+        {},
         {},
         {},
       ],

@@ -59,7 +59,7 @@ describe("monitor.invoke_function()", () => {
     });
   });
 
-  it.for(["collect-metrics", "detect-anomalies", "data-retention-cleanup"])(
+  it.for(["collect-metrics", "detect-anomalies", "data-retention-cleanup", "evaluate-alerts"])(
     "waits for %s as long as its schedule says",
     async (job, { asOwner }) => {
       await setSecrets(asOwner);

@@ -45,6 +45,7 @@ describe("monitor.read_health()", () => {
           stale_after_seconds: 93_600,
         },
         { ...job, job: "detect-anomalies", stale_after_seconds: 900 },
+        { ...job, job: "evaluate-alerts", stale_after_seconds: 180 },
       ],
       metrics: {
         newest_sample_at: null,

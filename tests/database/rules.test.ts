@@ -5,6 +5,7 @@ import { openDays } from "./seeds.ts";
 /** Functions that users of the API may call, each with what keeps a user who is no admin from seeing anything. */
 const FOR_USERS: Readonly<Record<string, string>> = {
   "monitor.bounded_page(integer,timestamp with time zone,timestamp with time zone)": "arithmetic",
+  "monitor.check_selectors(jsonb)": "says only what it was given",
   "monitor.create_access_token(text,text[],timestamp with time zone,timestamp with time zone)":
     "asks may_administer()",
   "monitor.current_actor()": "says only who calls",
@@ -13,12 +14,15 @@ const FOR_USERS: Readonly<Record<string, string>> = {
     "arithmetic",
   "monitor.end_maintenance(bigint,timestamp with time zone)": "asks may_administer()",
   "monitor.epoch_ms(timestamp with time zone)": "arithmetic",
+  "monitor.find_series(jsonb,timestamp with time zone,timestamp with time zone,integer)":
+    "reads under row level security",
   "monitor.interpolate(double precision[],double precision)": "arithmetic",
   "monitor.is_admin()": "says only whether the caller is one; policies ask it",
   "monitor.label_anomaly_span(integer,text,timestamp with time zone,timestamp with time zone,text,timestamp with time zone)":
     "asks may_administer()",
   "monitor.mark_deploy(text,timestamp with time zone,jsonb,timestamp with time zone)":
     "asks may_administer()",
+  "monitor.match_selectors(jsonb)": "reads under row level security",
   "monitor.match_series(jsonb,integer,integer)": "reads under row level security",
   "monitor.per_second(bigint[],double precision[])": "arithmetic",
   "monitor.plan_maintenance(timestamp with time zone,timestamp with time zone,text,jsonb,timestamp with time zone)":
@@ -27,16 +31,28 @@ const FOR_USERS: Readonly<Record<string, string>> = {
     "reads under row level security",
   "monitor.read_buckets(jsonb,timestamp with time zone,timestamp with time zone,interval,integer,integer)":
     "reads under row level security",
+  "monitor.read_exposition(integer,timestamp with time zone)": "reads under row level security",
+  "monitor.read_label_names(jsonb,timestamp with time zone,timestamp with time zone,integer)":
+    "reads under row level security",
+  "monitor.read_label_values(text,jsonb,timestamp with time zone,timestamp with time zone,integer)":
+    "reads under row level security",
   "monitor.read_latest(jsonb,integer,integer)": "reads under row level security",
+  "monitor.read_metadata(text,integer)": "reads under row level security",
   "monitor.read_related_series(bigint,integer)": "reads under row level security",
   "monitor.read_samples(jsonb,timestamp with time zone,timestamp with time zone,integer,integer)":
     "reads under row level security",
+  "monitor.read_selections(jsonb,integer)": "reads under row level security",
+  "monitor.read_series_labels(jsonb,timestamp with time zone,timestamp with time zone,integer)":
+    "reads under row level security",
   "monitor.read_spans(integer,timestamp with time zone,timestamp with time zone)":
     "reads under row level security",
+  "monitor.refuse_beyond(bigint,integer,text)": "says only what it was given",
   "monitor.review_anomaly(bigint,text,timestamp with time zone)": "asks may_administer()",
   "monitor.revoke_access_token(text,timestamp with time zone)": "asks may_administer()",
   "monitor.satisfies_matchers(text,jsonb,jsonb)": "says only what it was given",
   "monitor.scan_rollups(integer[],timestamp with time zone,timestamp with time zone)":
+    "reads under row level security",
+  "monitor.scan_rows(integer[],timestamp with time zone,timestamp with time zone,integer)":
     "reads under row level security",
   "monitor.scan_series(integer[],timestamp with time zone,timestamp with time zone)":
     "reads under row level security",
@@ -91,9 +107,15 @@ const SET_RETURNING: Readonly<Record<string, string>> = {
   "monitor.check_setup(timestamp with time zone)": "some rows a job",
   "monitor.cron_ticks(text,timestamp with time zone,timestamp with time zone)":
     "for SQL; granted because the check of job_schedules calls it",
+  "monitor.find_series(jsonb,timestamp with time zone,timestamp with time zone,integer)":
+    "for SQL; granted because the readers, which run as their caller, call it",
+  "monitor.match_selectors(jsonb)":
+    "for SQL; granted because the readers, which run as their caller, call it",
   "monitor.match_series(jsonb,integer,integer)": "takes at most 1,000 as its limit",
   "monitor.missing_evidence(bigint)": "for SQL; granted because copy_evidence calls it",
   "monitor.scan_rollups(integer[],timestamp with time zone,timestamp with time zone)":
+    "for SQL; granted because the readers, which run as their caller, call it",
+  "monitor.scan_rows(integer[],timestamp with time zone,timestamp with time zone,integer)":
     "for SQL; granted because the readers, which run as their caller, call it",
   "monitor.scan_series(integer[],timestamp with time zone,timestamp with time zone)":
     "for SQL; granted because the readers, which run as their caller, call it",

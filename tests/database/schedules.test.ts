@@ -41,6 +41,12 @@ describe("the shipped schedules", () => {
       },
       {
         ...common,
+        jobname: "evaluate-alerts-every-minute",
+        schedule: "* * * * *",
+        command: "select monitor.invoke_function('evaluate-alerts')",
+      },
+      {
+        ...common,
         jobname: "watch-jobs-every-minute",
         schedule: "* * * * *",
         command: "select monitor.watch_jobs()",

@@ -8,7 +8,12 @@ import { startGateway } from "../../local/gateway.ts";
 import { poll } from "../../local/processes.ts";
 import { freePort, startTestStack, type TestStack } from "../stack.ts";
 
-const JOBS = ["collect-metrics", "detect-anomalies", "data-retention-cleanup"] as const;
+const JOBS = [
+  "collect-metrics",
+  "detect-anomalies",
+  "data-retention-cleanup",
+  "evaluate-alerts",
+] as const;
 
 let stack: TestStack;
 let db: pg.Client;
@@ -303,6 +308,19 @@ describe("who may run a job", () => {
       expect(response.ok).toBe(false);
       await response.body?.cancel();
     }
+  });
+});
+
+describe("an evaluation", () => {
+  it("comes to something of every shipped rule", async () => {
+    await settled(await invoke("collect-metrics"));
+    await settled(await invoke("evaluate-alerts"));
+    const { rows } = await db.query(
+      `select rule.name, state.health, state.last_error
+       from monitor.rule_states as state join monitor.alert_rules as rule using (rule_id)`,
+    );
+    expect(rows.length).toBeGreaterThan(0);
+    expect(rows.filter(({ health }) => health !== "ok")).toEqual([]);
   });
 });
 

@@ -567,7 +567,14 @@ describe("npm start", () => {
       pid: first.child.pid,
       secret_key: expect.stringMatching(/^sb_secret_/),
     });
-    for (const name of ["collect-metrics", "detect-anomalies", "data-retention-cleanup"]) {
+    for (
+      const name of [
+        "collect-metrics",
+        "detect-anomalies",
+        "evaluate-alerts",
+        "data-retention-cleanup",
+      ]
+    ) {
       expect(output).toContain(
         `curl -X POST ${facts.functions_url}/${name} -H 'apikey: ${facts.secret_key}'`,
       );

@@ -316,6 +316,7 @@ describe("tokenOrKey()", () => {
     };
   }
   const holder = (name: string) => ({ kind: "token", name });
+  const basic = (text: string) => `Basic ${btoa(text)}`;
 
   it.each<[string, Parameters<typeof headers>[0], RegExp]>([
     ["a token without a scheme", { authorization: INGEST }, /must be: Bearer, a space/],
@@ -363,7 +364,21 @@ describe("tokenOrKey()", () => {
     ["a key beside a token of another scope", { apikey: KEYS.default, bearer: READ }, 403],
     ["an empty key", { apikey: "" }, 401],
     ["an empty Authorization", { authorization: "" }, 401],
-    ["a password", { authorization: "Basic YTpi", apikey: INGEST }, 401],
+    ["a token as password", { authorization: basic(`grafana:${INGEST}`) }, holder("ingest")],
+    ["a token as password of nobody", { authorization: basic(`:${INGEST}`) }, holder("ingest")],
+    [
+      "a token as password, scheme in lower case",
+      { authorization: basic(`:${INGEST}`).replace("Basic", "basic") },
+      holder("ingest"),
+    ],
+    ["a secret key as password", { authorization: basic(`a:${KEYS.cron}`) }, key("cron")],
+    ["a token of another scope as password", { authorization: basic(`a:${READ}`) }, 403],
+    ["an unknown token as password", { authorization: basic(`a:${UNKNOWN}`) }, 401],
+    ["a publishable key as password", { authorization: basic(`a:${KEYS.publishable}`) }, 401],
+    ["a token as user", { authorization: basic(`${INGEST}:`) }, 401],
+    ["a token without a colon", { authorization: basic(INGEST) }, 401],
+    ["a password that is not base64", { authorization: "Basic %" }, 401],
+    ["another password", { authorization: "Basic YTpi", apikey: INGEST }, 401],
     ["an admin", { bearer: ADMIN }, 401],
     ["a legacy key", { apikey: sampleToken({ role: "service_role" }) }, 401],
   ];
@@ -382,6 +397,12 @@ describe("tokenOrKey()", () => {
         expect(error.message).not.toContain(value);
       }
     }
+  });
+
+  it("lets a browser ask for a password", async () => {
+    await expect(build().judge({})).rejects.toMatchObject({
+      headers: { "www-authenticate": 'Bearer realm="pgvigil", Basic realm="pgvigil"' },
+    });
   });
 
   it("says how to make a token that may, to one that may not", async () => {

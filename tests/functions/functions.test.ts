@@ -14,23 +14,41 @@ import {
   sampleVariables,
 } from "../fixtures.ts";
 
-/** The five functions as they are wired, over real HTTP, on a stand-in of the REST API. */
+/** The functions as they are wired, over real HTTP, on a stand-in of the REST API. */
 type Answer = (args: Record<string, unknown>, headers: IncomingMessage["headers"]) => unknown;
 
 const NAMES = [
   "collect-metrics",
   "detect-anomalies",
   "data-retention-cleanup",
+  "evaluate-alerts",
   "health",
   "ingest-metrics",
 ] as const;
-const JOBS = NAMES.slice(0, 3);
+const JOBS = NAMES.slice(0, 4);
 const ADMIN = sampleToken({ exp: Date.now() / 1000 + 3600, sub: "admin" });
 const USER = sampleToken({ exp: Date.now() / 1000 + 3600, sub: "user" });
 const TOKEN = sampleAccessToken(1);
 const READ_TOKEN = sampleAccessToken(2);
 const WRONG_TOKEN = sampleAccessToken(3);
 const hashOf = (token: string) => createHash("sha256").update(token).digest("hex");
+
+const sampleRuleRow = (changes: object) => ({
+  ...{ kind: "alerting", for_seconds: 0, keep_firing_for_seconds: 0, labels: {}, annotations: {} },
+  ...{
+    no_data_policy: "keep",
+    severity: "warning",
+    runbook_url: null,
+    mode: "live",
+    enabled: true,
+  },
+  ...{ group_name: "queue", interval_seconds: 60 },
+  state: {
+    ...{ revision: 3, instances: [], health: "unknown", last_error: null },
+    ...{ evaluated_at: null, evaluation_seconds: null },
+  },
+  ...changes,
+});
 
 const ANSWERS: Record<string, Answer> = {
   is_admin: (_args, { authorization }) => authorization === `Bearer ${ADMIN}`,
@@ -56,6 +74,26 @@ const ANSWERS: Record<string, Answer> = {
   }),
   read_detection_page: () => ({ series: [], next_series_id: null }),
   read_replay_slice: () => null,
+  plan_evaluation: () => ({
+    rules: [
+      sampleRuleRow({ rule_id: 1, name: "High", expr: "queue_depth > 10" }),
+      sampleRuleRow({ rule_id: 2, name: "Broken", expr: "sum(" }),
+    ],
+  }),
+  read_selections: ({ p_selections }) => {
+    const [{ until }] = p_selections as [{ until: number }];
+    const series = [{ metric: "queue_depth", labels: {}, in: [0], clock: 0, values: [12] }];
+    return { clocks: [[until]], series, samples: 1 };
+  },
+  record_evaluation: ({ p_results }) => {
+    const results = p_results as { error: string | null }[];
+    return {
+      recorded: results.length,
+      failed: results.filter(({ error }) => error !== null).length,
+      stale: 0,
+      samples: { inserted: 0, duplicates: 0, overflowed: 0, rejected: [] },
+    };
+  },
   list_retention_steps: () => ["job_runs"],
   run_retention_step: ({ p_entity }) => ({
     ...{
@@ -123,6 +161,7 @@ beforeAll(async () => {
     "data-retention-cleanup": await import(
       "../../supabase/functions/data-retention-cleanup/index.ts"
     ),
+    "evaluate-alerts": await import("../../supabase/functions/evaluate-alerts/index.ts"),
     "health": await import("../../supabase/functions/health/index.ts"),
     "ingest-metrics": await import("../../supabase/functions/ingest-metrics/index.ts"),
   };
@@ -245,6 +284,25 @@ describe("POST collect-metrics", () => {
         { collector: "collect_b", outcome: "failed", rows: 0, error: "division by zero (22012)" },
       ],
     });
+  });
+});
+
+describe("POST evaluate-alerts", () => {
+  it("stores what the good rule came to, and reports the broken one", async () => {
+    const { body } = await post("evaluate-alerts", { apikey: KEYS.cron });
+    expect(body).toMatchObject({
+      ...{ evaluated: 1, failed: 1, pending: 0, firing: 1, recorded_samples: 0 },
+      errors: [{ group: "queue", rule: "Broken", error: expect.stringContaining("parse error") }],
+    });
+    expect(called()).toEqual([
+      ...["start_job", "plan_evaluation", "read_selections", "record_evaluation", "finish_job"],
+    ]);
+    const { args } = calls.find(({ rpc }) => rpc === "record_evaluation")!;
+    expect(args.p_now).toBe(body.scheduled_at);
+    expect(args.p_results).toMatchObject([
+      { rule_id: 1, revision: 3, error: null, instances: [{ state: "firing", last_value: "12" }] },
+      { rule_id: 2, revision: 3, error: expect.any(String) },
+    ]);
   });
 });
 

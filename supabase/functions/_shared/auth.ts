@@ -91,8 +91,8 @@ export interface TokenOrKeyWorld extends TokenWorld {
 
 /**
  * For what programs of others do: makes a function that lets in who holds an access token with this scope, or one of
- * {@link ACCEPTED_KEYS}. Either may be in the header apikey or in Authorization, for a client may be able to set only
- * one of them.
+ * {@link ACCEPTED_KEYS}. Either may be in the header apikey or in Authorization, there as bearer token or as password of
+ * any user, for a client may be able to set only one of them.
  *
  * @throws {Problem} 401, 403, 429
  * @throws {DatabaseError} while the database does not say whose a token is.
@@ -115,6 +115,7 @@ export function tokenOrKey(
         credential.startsWith("pgv_")
           ? "The access token is unknown, has expired or has been revoked."
           : "This is neither an access token nor a key. The token of a user does not do here.",
+        { challenge: BEARER_OR_BASIC },
       );
     }
     if (!token.scopes.includes(scope)) {
@@ -130,13 +131,16 @@ export function tokenOrKey(
   return async (request) => {
     const apikey = request.headers.get("apikey");
     const authorization = request.headers.get("authorization");
-    const bearer = authorization === null ? null : readBearer(authorization);
-    if (bearer === "") {
+    const authorized = authorization === null
+      ? null
+      : readBearer(authorization) || readPassword(authorization);
+    if (authorized === "") {
       throw unauthenticated(
-        "Authorization must be: Bearer, a space, an access token or a secret key.",
+        "Authorization must be: Bearer, a space, an access token or a secret key; or Basic with one of them as password.",
+        { challenge: BEARER_OR_BASIC },
       );
     }
-    const credentials = new Set([bearer, apikey].filter((credential) => credential !== null));
+    const credentials = new Set([authorized, apikey].filter((credential) => credential !== null));
     const callers: Caller[] = [];
     for (const credential of credentials) callers.push(await judge(credential));
     const caller = callers.find(({ kind }) => kind !== "public");
@@ -144,6 +148,7 @@ export function tokenOrKey(
     throw unauthenticated(
       (credentials.size > 0 ? "A publishable key does not do here. " : "") +
         `Send an access token with the scope ${scope}, or a secret key, as Authorization: Bearer or in the header apikey.`,
+      { challenge: BEARER_OR_BASIC },
     );
   };
 }
@@ -189,6 +194,16 @@ function readBearer(authorization: string): string {
   return /^bearer +(\S+)$/i.exec(authorization.trim())?.[1] ?? "";
 }
 
+/** The password of `Basic`, empty when there is something else. @see RFC 7617 */
+function readPassword(authorization: string): string {
+  const encoded = /^basic +(\S+)$/i.exec(authorization.trim())?.[1] ?? "";
+  try {
+    return /^[^:]*:([\x21-\x7e]+)$/.exec(atob(encoded))?.[1] ?? "";
+  } catch {
+    return "";
+  }
+}
+
 async function judgeKey(apikey: string, env: Environment): Promise<Caller> {
   const { url, secretKeys, publishableKeys } = env;
   // Ours come first: a key that has two names is accepted by the better one.
@@ -225,7 +240,7 @@ async function isAdmin(token: string, env: Environment, world: AuthWorld): Promi
   } catch (error) {
     if (!(error instanceof DatabaseError)) throw error;
     if (error.kind === "unauthenticated") {
-      throw unauthenticated("The token is not valid, or has expired.", error);
+      throw unauthenticated("The token is not valid, or has expired.", { cause: error });
     }
     if (error.kind === "denied") return false;
     throw error;
@@ -245,9 +260,15 @@ function mayBeValid(token: string, now: Date): boolean {
   }
 }
 
-function unauthenticated(detail: string, cause?: unknown): Problem {
+const BEARER = 'Bearer realm="pgvigil"';
+const BEARER_OR_BASIC = `${BEARER}, Basic realm="pgvigil"`;
+
+function unauthenticated(
+  detail: string,
+  { challenge = BEARER, cause }: { challenge?: string; cause?: unknown } = {},
+): Problem {
   return new Problem("unauthenticated", detail, {
-    headers: { "www-authenticate": 'Bearer realm="pgvigil"' },
+    headers: { "www-authenticate": challenge },
     cause,
   });
 }

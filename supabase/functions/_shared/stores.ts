@@ -22,6 +22,13 @@ import {
 } from "../../../shared/contract/detection.ts";
 import { type HealthFacts, parseHealthFacts } from "../../../shared/contract/health-facts.ts";
 import { IngestionResult, type SampleBatch } from "../../../shared/contract/ingestion.ts";
+import {
+  type EvaluationRecord,
+  parseEvaluationPlan,
+  parseEvaluationRecord,
+  type PlannedRule,
+  type RuleResult,
+} from "../../../shared/contract/rules.ts";
 import { splitBatch } from "../../../shared/ingest/split-batch.ts";
 import { type JobStart, parseJobFinish, parseJobStart } from "../../../shared/contract/job-run.ts";
 import {
@@ -208,6 +215,31 @@ function replayStore(database: Database): ReplayStore {
       const args = { p_series_id: seriesId, p_error: error, p_requested_at: requestedAt };
       await database.call("park_replay", args, (answer) => answer);
     },
+  };
+}
+
+/** Rules that are due, and where the word of their evaluation goes. */
+export interface EvaluationStore {
+  planEvaluation(scheduledAt: Date): Promise<PlannedRule[]>;
+  /** All or nothing, but for results on top of a state that has moved on. */
+  recordEvaluation(scheduledAt: Date, results: readonly RuleResult[]): Promise<EvaluationRecord>;
+}
+
+export function evaluationStore(database: Database): EvaluationStore {
+  return {
+    planEvaluation: (scheduledAt) =>
+      database.call(
+        "plan_evaluation",
+        { p_now: scheduledAt.toISOString() },
+        parseEvaluationPlan,
+        TIMEOUT_SECONDS.plan,
+      ),
+    recordEvaluation: (scheduledAt, results) =>
+      database.call(
+        "record_evaluation",
+        { p_results: results, p_now: scheduledAt.toISOString() },
+        parseEvaluationRecord,
+      ),
   };
 }
 

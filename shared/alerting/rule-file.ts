@@ -1,0 +1,280 @@
+import type { Node } from "yaml";
+import { formatDuration } from "../promql/durations.ts";
+import { formatLabels } from "../promql/format-labels.ts";
+import { labelsKey } from "../promql/labels-key.ts";
+import { parseExpr } from "../promql/parse-expr.ts";
+import { PromqlError } from "../promql/promql-error.ts";
+import { explainTemplateError, parseRuleTemplate } from "./expand-template.ts";
+import { TemplateError } from "./parse-template.ts";
+import {
+  type AlertingRule,
+  labelsOf,
+  NO_DATA_POLICIES,
+  type NoDataPolicy,
+  type Rule,
+  RULE_MODES,
+  type RuleGroup,
+  type RuleMode,
+  SEVERITIES,
+  type Severity,
+  type Texts,
+} from "./rule.ts";
+import { printYaml, YamlSource } from "./yaml-source.ts";
+
+/** Annotations that hold what Prometheus has no field for, so that its tools accept our files. */
+export const RUNBOOK_ANNOTATION = "runbook_url";
+export const NO_DATA_ANNOTATION = "pgvigil_no_data_policy";
+export const MODE_ANNOTATION = "pgvigil_mode";
+
+const GROUP_FIELDS = ["name", "interval", "query_offset", "limit", "labels", "rules"];
+const RULE_FIELDS = ["record", "alert", "expr", "for", "keep_firing_for", "labels", "annotations"];
+const LABEL_NAME = /^[a-zA-Z_][a-zA-Z0-9_]*$/;
+
+/**
+ * Reads a rule file of Prometheus, as strictly as `promtool check rules`.
+ *
+ * Severity is the label `severity` if that is one of ours, else warning; runbook, no-data policy and mode are annotations.
+ *
+ * @throws {FileError} with all that is wrong, each with line, column, group and rule.
+ */
+export function parseRuleFile(yaml: string): RuleGroup[] {
+  const source = new YamlSource(yaml);
+  source.assertFine();
+  const file = source.fields(source.root, ["groups"], "rule file");
+  const seen = new Set<string>();
+  const groups = source.items(file.get("groups"), "groups").map((node) => {
+    const group = readGroup(source, node);
+    if (seen.has(group.name)) {
+      source.refuse(node, `groupname: "${group.name}" is repeated in the same file`);
+    }
+    seen.add(group.name);
+    return group;
+  });
+  source.assertFine();
+  return groups;
+}
+
+function readGroup(source: YamlSource, node: Node): RuleGroup {
+  const fields = source.fields(node, GROUP_FIELDS, "rule group");
+  const name = source.text(fields.get("name"), "name");
+  if (name === "") source.refuse(node, "Groupname must not be empty");
+  const limit = source.number(fields.get("limit"), "limit");
+  if (limit !== undefined && !Number.isSafeInteger(limit)) {
+    source.refuse(fields.get("limit"), "limit must be a whole number");
+  }
+  const intervalSeconds = source.seconds(fields.get("interval"), "interval");
+  const queryOffsetSeconds = source.seconds(fields.get("query_offset"), "query_offset");
+  const labels = source.texts(fields.get("labels"), "labels");
+  for (const [label, at] of source.nodes(fields.get("labels"), "labels")) {
+    if (!isLabelName(label)) source.refuse(at, `group "${name}": invalid label name: ${label}`);
+  }
+  return {
+    name,
+    ...(intervalSeconds !== undefined && { intervalSeconds }),
+    ...(queryOffsetSeconds !== undefined && { queryOffsetSeconds }),
+    ...(limit !== undefined && { limit }),
+    ...(Object.keys(labels).length > 0 && { labels }),
+    rules: source.items(fields.get("rules"), "rules").map((rule, index) =>
+      readRule(source, rule, name, index + 1)
+    ),
+  };
+}
+
+const isLabelName = (name: string) => LABEL_NAME.test(name) && name !== "__name__";
+
+function readRule(source: YamlSource, node: Node, group: string, position: number): Rule {
+  const fields = source.fields(node, RULE_FIELDS, "rule");
+  const record = source.text(fields.get("record"), "record");
+  const alert = source.text(fields.get("alert"), "alert");
+  const name = alert || record;
+  const prefix = `group ${JSON.stringify(group)}, rule ${position}, ${JSON.stringify(name)}`;
+  const refuse = (at: Node | null | undefined, message: string) =>
+    source.refuse(at ?? node, `${prefix}: ${message}`);
+
+  const expr = source.text(fields.get("expr"), "expr");
+  const forSeconds = source.seconds(fields.get("for"), "for") ?? 0;
+  const keepFiringForSeconds = source.seconds(fields.get("keep_firing_for"), "keep_firing_for") ??
+    0;
+  const labels = source.texts(fields.get("labels"), "labels");
+  const annotations = source.texts(fields.get("annotations"), "annotations");
+
+  if (record !== "" && alert !== "") {
+    refuse(fields.get("record"), "only one of 'record' and 'alert' must be set");
+  }
+  if (name === "") refuse(node, "one of 'record' or 'alert' must be set");
+  if (expr === "") refuse(fields.get("expr"), "field 'expr' must be set in rule");
+  else checkExpr(source, fields.get("expr"), expr, prefix);
+  const labelNodes = source.nodes(fields.get("labels"), "labels");
+  for (const [label, at] of labelNodes) {
+    if (!isLabelName(label)) refuse(at, `invalid label name: ${label}`);
+  }
+
+  if (record !== "") {
+    for (const field of ["annotations", "for", "keep_firing_for"]) {
+      if (isGiven(field, { forSeconds, keepFiringForSeconds, annotations })) {
+        refuse(fields.get("record"), `invalid field '${field}' in recording rule`);
+      }
+    }
+    if (/[{}]/.test(record)) {
+      refuse(
+        fields.get("record"),
+        `braces present in the recording rule name; should it be in expr?: ${record}`,
+      );
+    } else if (!/^[a-zA-Z_:][a-zA-Z0-9_:]*$/.test(record)) {
+      refuse(fields.get("record"), `invalid recording rule name: ${record}`);
+    }
+    return { kind: "recording", name: record, expr, labels };
+  }
+
+  const annotationNodes = source.nodes(fields.get("annotations"), "annotations");
+  for (const [annotation, at] of annotationNodes) {
+    if (!LABEL_NAME.test(annotation)) refuse(at, `invalid annotation name: ${annotation}`);
+  }
+  const checkTemplates = (kind: string, texts: Texts, nodes: Map<string, Node | null>) => {
+    for (const [key, text] of Object.entries(texts)) {
+      const problem = checkTemplate(text, alert);
+      if (problem === undefined) continue;
+      const at = source.offsetIn(nodes.get(key), text, problem.at);
+      source.refuseAt(at, `${prefix}: ${kind} ${JSON.stringify(key)}: ${problem.message}`);
+    }
+  };
+  checkTemplates("label", labels, labelNodes);
+  checkTemplates("annotation", annotations, annotationNodes);
+  for (
+    const [annotation, allowed] of [[NO_DATA_ANNOTATION, NO_DATA_POLICIES], [
+      MODE_ANNOTATION,
+      RULE_MODES,
+    ]] as const
+  ) {
+    const value = annotations[annotation];
+    if (value !== undefined && !(allowed as readonly string[]).includes(value)) {
+      refuse(
+        annotationNodes.get(annotation),
+        `annotation "${annotation}" must be one of ${allowed.join(", ")}`,
+      );
+    }
+  }
+  return {
+    kind: "alerting",
+    name: alert,
+    expr,
+    forSeconds,
+    keepFiringForSeconds,
+    labels,
+    annotations,
+    ...readMeaning(labels, annotations),
+  };
+}
+
+function isGiven(
+  field: string,
+  rule: Pick<AlertingRule, "forSeconds" | "keepFiringForSeconds" | "annotations">,
+): boolean {
+  if (field === "for") return rule.forSeconds !== 0;
+  if (field === "keep_firing_for") return rule.keepFiringForSeconds !== 0;
+  return Object.keys(rule.annotations).length > 0;
+}
+
+function checkExpr(
+  source: YamlSource,
+  node: Node | null | undefined,
+  expr: string,
+  prefix: string,
+): void {
+  try {
+    parseExpr(expr);
+  } catch (error) {
+    if (!(error instanceof PromqlError)) throw error;
+    const at = source.offsetIn(node, expr, error.place?.start ?? 0);
+    source.refuseAt(at, `${prefix}: could not parse expression: ${error.message}`);
+  }
+}
+
+function checkTemplate(text: string, alert: string): { at: number; message: string } | undefined {
+  try {
+    parseRuleTemplate(text);
+    return undefined;
+  } catch (error) {
+    if (!(error instanceof TemplateError)) throw error;
+    return { at: error.at, message: explainTemplateError(error, text, `__alert_${alert}`) };
+  }
+}
+
+type Meaning = Pick<AlertingRule, "severity" | "runbookUrl" | "noDataPolicy" | "mode">;
+
+/** What labels and annotations say beyond Prometheus. */
+function readMeaning(labels: Texts, annotations: Texts): Meaning {
+  const choose = <T extends string>(
+    allowed: readonly T[],
+    value: string | undefined,
+    fallback: T,
+  ): T => allowed.find((one) => one === value) ?? fallback;
+  return {
+    severity: choose<Severity>(SEVERITIES, labels["severity"], "warning"),
+    runbookUrl: annotations[RUNBOOK_ANNOTATION] ?? null,
+    noDataPolicy: choose<NoDataPolicy>(NO_DATA_POLICIES, annotations[NO_DATA_ANNOTATION], "keep"),
+    mode: choose<RuleMode>(RULE_MODES, annotations[MODE_ANNOTATION], "live"),
+  };
+}
+
+/** Labels and annotations that say what the rule means, changed only where they say something else. */
+function writeMeaning(rule: AlertingRule): { labels: Texts; annotations: Texts } {
+  const said = readMeaning(rule.labels, rule.annotations);
+  const labels = said.severity === rule.severity
+    ? rule.labels
+    : { ...rule.labels, severity: rule.severity };
+  const annotations: Record<string, string> = { ...rule.annotations };
+  if (rule.runbookUrl === null) delete annotations[RUNBOOK_ANNOTATION];
+  else annotations[RUNBOOK_ANNOTATION] = rule.runbookUrl;
+  if (said.noDataPolicy !== rule.noDataPolicy) annotations[NO_DATA_ANNOTATION] = rule.noDataPolicy;
+  if (said.mode !== rule.mode) annotations[MODE_ANNOTATION] = rule.mode;
+  return { labels, annotations };
+}
+
+/** A rule file that {@link parseRuleFile} reads back as the same groups, and that Prometheus' tools accept. */
+export function printRuleFile(groups: readonly RuleGroup[]): string {
+  const given = (texts: Texts | undefined) => texts && Object.keys(texts).length > 0;
+  const duration = (seconds: number) => formatDuration(seconds * 1000);
+  return printYaml({
+    groups: groups.map((group) => ({
+      name: group.name,
+      ...(group.intervalSeconds !== undefined && { interval: duration(group.intervalSeconds) }),
+      ...(group.queryOffsetSeconds !== undefined &&
+        { query_offset: duration(group.queryOffsetSeconds) }),
+      ...(group.limit !== undefined && { limit: group.limit }),
+      ...(given(group.labels) && { labels: group.labels }),
+      rules: group.rules.map((rule) => {
+        if (rule.kind === "recording") {
+          return {
+            record: rule.name,
+            expr: rule.expr,
+            ...(given(rule.labels) && { labels: rule.labels }),
+          };
+        }
+        const { labels, annotations } = writeMeaning(rule);
+        return {
+          alert: rule.name,
+          expr: rule.expr,
+          ...(rule.forSeconds > 0 && { for: duration(rule.forSeconds) }),
+          ...(rule.keepFiringForSeconds > 0 &&
+            { keep_firing_for: duration(rule.keepFiringForSeconds) }),
+          ...(given(labels) && { labels }),
+          ...(given(annotations) && { annotations }),
+        };
+      }),
+    })),
+  });
+}
+
+/** Rules of which there are several with the same name and labels, which may get in each other's way: `Name{labels}`. */
+export function findDuplicateRules(groups: readonly RuleGroup[]): string[] {
+  const counts = new Map<string, { shown: string; count: number }>();
+  for (const group of groups) {
+    for (const rule of group.rules) {
+      const labels = { ...labelsOf(rule, group), __name__: rule.name };
+      const entry = counts.get(labelsKey(labels)) ?? { shown: formatLabels(labels), count: 0 };
+      counts.set(labelsKey(labels), { ...entry, count: entry.count + 1 });
+    }
+  }
+  return [...counts.values()].filter(({ count }) => count > 1).map(({ shown }) => shown);
+}

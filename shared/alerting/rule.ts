@@ -1,0 +1,55 @@
+export const SEVERITIES = ["info", "warning", "critical"] as const;
+export type Severity = typeof SEVERITIES[number];
+
+/** What becomes of an alert of which no sample comes any more: it stays as it is, fires, or counts as resolved. */
+export const NO_DATA_POLICIES = ["keep", "alert", "ok"] as const;
+export type NoDataPolicy = typeof NO_DATA_POLICIES[number];
+
+/** Whether an alert is told (live) or only recorded (shadow). */
+export const RULE_MODES = ["shadow", "live"] as const;
+export type RuleMode = typeof RULE_MODES[number];
+
+/** Texts by name; unlike the labels of a series they may be empty. */
+export type Texts = Readonly<Record<string, string>>;
+
+export interface AlertingRule {
+  readonly kind: "alerting";
+  readonly name: string;
+  readonly expr: string;
+  readonly forSeconds: number;
+  readonly keepFiringForSeconds: number;
+  /** Templates. */
+  readonly labels: Texts;
+  /** Templates. */
+  readonly annotations: Texts;
+  readonly noDataPolicy: NoDataPolicy;
+  readonly severity: Severity;
+  readonly runbookUrl: string | null;
+  readonly mode: RuleMode;
+}
+
+export interface RecordingRule {
+  readonly kind: "recording";
+  /** Of the metric. */
+  readonly name: string;
+  readonly expr: string;
+  readonly labels: Texts;
+}
+
+export type Rule = AlertingRule | RecordingRule;
+
+export interface RuleGroup {
+  readonly name: string;
+  readonly intervalSeconds?: number;
+  /** Alerts or series that a rule may have; 0 is any number. */
+  readonly limit?: number;
+  readonly queryOffsetSeconds?: number;
+  /** Of every rule that has none of that name. */
+  readonly labels?: Texts;
+  readonly rules: readonly Rule[];
+}
+
+/** The labels of a rule, those of its group among them. */
+export function labelsOf(rule: Rule, group: Pick<RuleGroup, "labels">): Texts {
+  return { ...group.labels, ...rule.labels };
+}

@@ -1,0 +1,38 @@
+import { labelsOf, type RuleGroup } from "./rule.ts";
+
+/**
+ * Groups as `monitor.save_rules` takes them. Labels of a group become labels of its rules, which comes to the same.
+ *
+ * `limit` and `query_offset` of a group have no place there: see {@link findUnsaved}.
+ */
+export function toSavedGroups(groups: readonly RuleGroup[]): unknown[] {
+  return groups.map((group) => ({
+    name: group.name,
+    ...(group.intervalSeconds !== undefined && { interval_seconds: group.intervalSeconds }),
+    rules: group.rules.map((rule) => {
+      const { kind, name, expr } = rule;
+      const labels = labelsOf(rule, group);
+      if (rule.kind === "recording") return { kind, name, expr, labels };
+      return {
+        ...{ kind, name, expr, labels },
+        for_seconds: rule.forSeconds,
+        keep_firing_for_seconds: rule.keepFiringForSeconds,
+        annotations: rule.annotations,
+        no_data_policy: rule.noDataPolicy,
+        severity: rule.severity,
+        runbook_url: rule.runbookUrl,
+        mode: rule.mode,
+      };
+    }),
+  }));
+}
+
+/** What a saved group would no longer say, in words. */
+export function findUnsaved(groups: readonly RuleGroup[]): string[] {
+  return groups.flatMap(({ name, limit, queryOffsetSeconds }) => [
+    ...(limit ? [`group "${name}": limit is not stored; every rule may have 1,000 alerts`] : []),
+    ...(queryOffsetSeconds
+      ? [`group "${name}": query_offset is not stored; rules look at the present`]
+      : []),
+  ]);
+}

@@ -1,0 +1,99 @@
+import {
+  prepareRules,
+  type RuleOutcome,
+  type RuleWithState,
+} from "../../../shared/alerting/evaluate-rules.ts";
+import type { PlannedRule } from "../../../shared/contract/rules.ts";
+import { PromqlError } from "../../../shared/promql/promql-error.ts";
+import type { SampledSeries, SampleSource } from "../../../shared/promql/series.ts";
+import { DatabaseError } from "../_shared/database.ts";
+import type { Run } from "../_shared/job.ts";
+import { QUERY_LIMITS } from "../_shared/query-stores.ts";
+import { summarizeError } from "../_shared/redact.ts";
+
+/** CPU time of a call that goes into evaluating, in ms: a call may use 2 s. Rules not begun by then have failed. */
+export const EVALUATION_MILLISECONDS = 1500;
+
+/**
+ * Rules whose samples cannot be read together are divided no more after so long; pg_net sends nothing new until every
+ * call of a batch has ended.
+ */
+export const WALL_SECONDS = 12;
+
+/** What evaluating needs of the world. */
+export interface EvaluationDeps extends SampleSource {
+  now(): Date;
+  /** Time in ms that goes on while we compute. */
+  cpuClock(): number;
+}
+
+/** A rule that was due, and what became of it. */
+export interface EvaluatedRule {
+  readonly due: PlannedRule;
+  readonly outcome: RuleOutcome;
+  /** What it took to compute, shared equally among those that were evaluated together. */
+  readonly seconds: number;
+}
+
+/**
+ * Evaluates rules on samples that are read in one go. When that is too much, in halves, until the one at fault is alone
+ * and named.
+ */
+export async function evaluateDue(
+  due: readonly PlannedRule[],
+  run: Run,
+  deps: EvaluationDeps,
+): Promise<EvaluatedRule[]> {
+  let spent = 0;
+
+  const evaluate = async (rules: readonly PlannedRule[]): Promise<EvaluatedRule[]> => {
+    let startedAt = deps.cpuClock();
+    const isTimeUp = () => spent + deps.cpuClock() - startedAt >= EVALUATION_MILLISECONDS;
+    const options = { limits: QUERY_LIMITS, isTimeUp };
+    const prepared = prepareRules(rules.map(toRuleWithState), run.scheduledAt.getTime(), options);
+    spent += deps.cpuClock() - startedAt;
+
+    let series: readonly (readonly SampledSeries[])[];
+    try {
+      series = prepared.selections.length === 0 ? [] : await deps.select(prepared.selections);
+    } catch (error) {
+      if (!isTooMuch(error)) throw error;
+      const isLate = deps.now().getTime() - run.startedAt.getTime() >= WALL_SECONDS * 1000;
+      if (rules.length === 1 || isLate) return rules.map((rule) => toFailed(rule, error));
+      const middle = rules.length >> 1;
+      const first = await evaluate(rules.slice(0, middle));
+      return [...first, ...await evaluate(rules.slice(middle))];
+    }
+
+    startedAt = deps.cpuClock();
+    const outcomes = prepared.evaluate(series);
+    const took = deps.cpuClock() - startedAt;
+    spent += took;
+    const seconds = took / 1000 / rules.length;
+    return rules.map((rule, index) => ({ due: rule, outcome: outcomes[index]!, seconds }));
+  };
+
+  return due.length === 0 ? [] : await evaluate(due);
+}
+
+function toRuleWithState({ groupName, rule, state }: PlannedRule): RuleWithState {
+  return { group: { name: groupName }, rule, instances: state.instances };
+}
+
+/** Whether it may be about one of the rules, so that the others can do without it. */
+function isTooMuch(error: unknown): boolean {
+  return error instanceof PromqlError ||
+    (error instanceof DatabaseError && (error.kind === "timed_out" || error.kind === "refused"));
+}
+
+function toFailed(due: PlannedRule, error: unknown): EvaluatedRule {
+  const reason = error instanceof DatabaseError ? error.reason : summarizeError(error);
+  const outcome: RuleOutcome = {
+    health: "err",
+    error: reason,
+    instances: due.state.instances,
+    transitions: [],
+    samples: [],
+  };
+  return { due, outcome, seconds: 0 };
+}

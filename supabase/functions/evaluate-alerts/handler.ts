@@ -1,0 +1,58 @@
+import type { RuleResult } from "../../../shared/contract/rules.ts";
+import { METRIC_NAME } from "../../../shared/promql/series.ts";
+import { JobRequest, type Run, type RunOutcome } from "../_shared/job.ts";
+import type { EvaluationStore } from "../_shared/stores.ts";
+import { type EvaluatedRule, evaluateDue, type EvaluationDeps } from "./evaluate-due.ts";
+
+export const EvaluateRequest = JobRequest;
+
+/** The outside world as this function needs it; the edge wires the real one, tests a fake. */
+export interface EvaluateDeps extends EvaluationStore, EvaluationDeps {}
+
+/** Most failed rules that are told one by one. */
+const ERRORS_LIMIT = 20;
+
+/**
+ * Evaluates the rules that are due on the samples up to the minute of the run, and stores what they came to. A rule
+ * that cannot be evaluated has its error stored and costs the others nothing; when none could be, the run has failed.
+ */
+export async function evaluateAlerts(run: Run, deps: EvaluateDeps): Promise<RunOutcome> {
+  const due = await deps.planEvaluation(run.scheduledAt);
+  const evaluated = await evaluateDue(due, run, deps);
+  const { stale, samples } = await deps.recordEvaluation(run.scheduledAt, evaluated.map(toResult));
+
+  const errors = evaluated.flatMap(({ due: { groupName, rule }, outcome: { error } }) =>
+    error === null ? [] : [{ group: groupName, rule: rule.name, error }]
+  );
+  const alerts = evaluated.flatMap(({ outcome }) => outcome.instances);
+  const unstorable = evaluated.flatMap(({ outcome }) => outcome.samples)
+    .filter(({ value }) => !Number.isFinite(value));
+  const result = {
+    evaluated: evaluated.length - errors.length,
+    failed: errors.length,
+    /** Evaluated on what was no longer there, so that it was left out. */
+    stale,
+    pending: alerts.filter(({ state }) => state === "pending").length,
+    firing: alerts.filter(({ state }) => state === "firing").length,
+    recorded_samples: samples.inserted,
+    rejected_samples: samples.rejected.length + unstorable.length,
+    errors: errors.slice(0, ERRORS_LIMIT),
+  };
+  return errors.length > 0 && errors.length === evaluated.length
+    ? { kind: "failed", reason: `no rule could be evaluated: ${errors[0]!.error}`, result }
+    : { kind: "succeeded", result };
+}
+
+function toResult({ due, outcome, seconds }: EvaluatedRule): RuleResult {
+  const result = {
+    rule_id: due.ruleId,
+    revision: due.state.revision,
+    error: outcome.error,
+    evaluation_seconds: seconds,
+  };
+  if (outcome.error !== null) return result;
+  const samples = outcome.samples
+    .filter(({ value }) => Number.isFinite(value))
+    .map(({ labels: { [METRIC_NAME]: _, ...labels }, value }) => ({ labels, value }));
+  return { ...result, instances: outcome.instances, samples };
+}

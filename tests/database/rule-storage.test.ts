@@ -1,0 +1,481 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { describe, expect } from "vitest";
+import { parseRuleFile } from "../../shared/alerting/rule-file.ts";
+import { labelsOf } from "../../shared/alerting/rule.ts";
+import { parseRuleGroups } from "../../shared/contract/rules.ts";
+import { it, type Query, queryOf, rpc } from "./database.ts";
+import { addAdmin, addUser, iso, MINUTE, NOON, range } from "./seeds.ts";
+
+interface Counts {
+  inserted: number;
+  updated: number;
+  unchanged: number;
+  deleted: number;
+}
+
+interface StoredRule extends Record<string, unknown> {
+  rule_id: number;
+  name: string;
+  state: Record<string, unknown>;
+}
+
+interface StoredGroup {
+  name: string;
+  interval_seconds: number;
+  rules: StoredRule[];
+}
+
+const alerting = (more: object = {}) => ({
+  kind: "alerting",
+  name: "QueueDepthHigh",
+  expr: "queue_depth > 1000",
+  ...more,
+});
+const recording = (more: object = {}) => ({
+  kind: "recording",
+  name: "job:requests:rate5m",
+  expr: "sum by (job) (rate(requests_total[5m]))",
+  ...more,
+});
+const group = (rules: readonly unknown[], more: object = {}) => ({
+  name: "a test",
+  rules,
+  ...more,
+});
+
+const save = (query: Query, groups: unknown, replace = false, at = NOON) =>
+  rpc<Counts>(query, "save_rules", { p_groups: groups, p_replace: replace, p_now: iso(at) });
+
+const counts = (more: Partial<Counts>): Counts => ({
+  ...{ inserted: 0, updated: 0, unchanged: 0, deleted: 0 },
+  ...more,
+});
+
+/** The group of the test: the shipped ones are there too. */
+const readGroup = async (query: Query, name = "a test"): Promise<StoredGroup | undefined> =>
+  (await rpc<StoredGroup[]>(query, "read_rules")).find((known) => known.name === name);
+const readRules = async (query: Query) => (await readGroup(query))?.rules ?? [];
+const namesOf = (rules: readonly StoredRule[]) => rules.map(({ name }) => name);
+
+/** Puts the rules of the test into a state as after an evaluation at noon. */
+const evaluate = (query: Query) =>
+  query(
+    `update monitor.rule_states as state
+     set revision = 7, instances = '[{"labels": {}}]', health = 'ok', evaluated_at = $1, evaluation_seconds = 0.1
+     from monitor.alert_rules as rule
+     where rule.rule_id = state.rule_id and rule.group_name = 'a test'`,
+    [iso(NOON)],
+  );
+
+const NEW_STATE = {
+  ...{ revision: 0, instances: [], health: "unknown", last_error: null },
+  ...{ evaluated_at: null, evaluation_seconds: null },
+};
+const OLD_STATE = {
+  ...{ revision: 7, instances: [{ labels: {} }], health: "ok", last_error: null },
+  ...{ evaluated_at: NOON, evaluation_seconds: 0.1 },
+};
+
+describe("monitor.save_rules()", () => {
+  it("gives what is left out, or null, its default", async ({ query }) => {
+    const groups = [group([alerting(), recording({ labels: null, enabled: null })])];
+    expect(await save(query, groups)).toEqual(counts({ inserted: 2 }));
+    const common = {
+      ...{ rule_id: expect.any(Number), for_seconds: 0, keep_firing_for_seconds: 0 },
+      ...{ labels: {}, annotations: {}, no_data_policy: "keep", runbook_url: null },
+      ...{ mode: "live", enabled: true, state: NEW_STATE },
+    };
+    expect(await readGroup(query)).toEqual({
+      name: "a test",
+      interval_seconds: 60,
+      rules: [
+        { ...common, ...alerting(), severity: "warning" },
+        { ...common, ...recording(), severity: null },
+      ],
+    });
+  });
+
+  it("keeps all that it is given", async ({ query }) => {
+    const rule = alerting({
+      ...{ for_seconds: 120.5, keep_firing_for_seconds: 60 },
+      ...{ labels: { severity: "page", team: "ops", gone: "" } },
+      ...{ annotations: { summary: "{{ $labels.queue }} ✓" } },
+      ...{ no_data_policy: "alert", severity: "critical", mode: "shadow", enabled: false },
+      runbook_url: "https://runbooks.test/queue",
+    });
+    await save(query, [group([rule], { interval_seconds: 300 })]);
+    expect(await readGroup(query)).toMatchObject({ interval_seconds: 300, rules: [rule] });
+  });
+
+  it.for([
+    [{ severity: "critical" }, "critical"],
+    [{ severity: "info" }, "info"],
+    [{ severity: "page" }, "warning"],
+    [{}, "warning"],
+  ])("makes of the labels %o the severity %s", async ([labels, severity], { query }) => {
+    await save(query, [group([alerting({ labels })])]);
+    expect(await readRules(query)).toMatchObject([{ severity }]);
+  });
+
+  it("changes nothing when the same comes again, nor says in the audit log that it did", async ({ query }) => {
+    const groups = [group([alerting(), recording()])];
+    await save(query, groups);
+    const before = await readGroup(query);
+    const entries = async () =>
+      (await query("select count(*)::int as n from monitor.audit_log")).rows[0]!.n;
+    const logged = await entries();
+    for (const replace of [false, true]) {
+      expect(await save(query, groups, replace, NOON + MINUTE)).toEqual(counts({ unchanged: 2 }));
+    }
+    expect(await readGroup(query)).toEqual(before);
+    expect(await entries()).toBe(logged);
+  });
+
+  it("tells rules of one name apart by their labels, and by their kind", async ({ query }) => {
+    const groups = [group([
+      alerting({ labels: { severity: "warning" } }),
+      alerting({ labels: { severity: "critical" }, expr: "queue_depth > 5000" }),
+      alerting({ name: "x" }),
+      recording({ name: "x" }),
+    ])];
+    expect(await save(query, groups)).toEqual(counts({ inserted: 4 }));
+    expect(await save(query, groups)).toEqual(counts({ unchanged: 4 }));
+  });
+
+  it("leaves other rules of the group where they are, and adds to its end", async ({ query }) => {
+    const named = (...names: string[]) => names.map((name) => alerting({ name }));
+    await save(query, [group(named("b", "a", "c"))]);
+    expect(await save(query, [group(named("d", "c", "e"))])).toEqual(
+      counts({ inserted: 2, unchanged: 1 }),
+    );
+    expect(namesOf(await readRules(query))).toEqual(["b", "a", "c", "d", "e"]);
+  });
+
+  it("makes the group what is listed when it is to replace it, and touches no other", async ({ query }) => {
+    const named = (...names: string[]) => names.map((name) => alerting({ name }));
+    await save(query, [group(named("b", "a", "c")), group(named("a"), { name: "another test" })]);
+    expect(await save(query, [group(named("c", "d", "a"))], true)).toEqual(
+      counts({ inserted: 1, updated: 2, deleted: 1 }),
+    );
+    expect(namesOf(await readRules(query))).toEqual(["c", "d", "a"]);
+    expect((await readGroup(query, "another test"))?.rules).toHaveLength(1);
+
+    expect(await save(query, [group([])], true)).toEqual(counts({ deleted: 3 }));
+    expect(await readGroup(query)).toBeUndefined();
+  });
+
+  it("keeps the interval of a group unless it is given, or the group replaced", async ({ query }) => {
+    const interval = async () => (await readGroup(query))?.interval_seconds;
+    await save(query, [group([alerting()], { interval_seconds: 300 })]);
+    await save(query, [group([recording()])]);
+    expect(await interval()).toBe(300);
+    await save(query, [group([recording()], { interval_seconds: 30 })]);
+    expect(await interval()).toBe(30);
+    await save(query, [group([recording()])], true);
+    expect(await interval()).toBe(60);
+  });
+
+  it.for<[object, boolean]>([
+    [{ expr: "queue_depth > 2000" }, true],
+    [{ for_seconds: 60 }, true],
+    [{ enabled: false }, true],
+    [{ annotations: { summary: "Much to do" } }, false],
+    [{ keep_firing_for_seconds: 60 }, false],
+    [{ no_data_policy: "ok" }, false],
+    [{ severity: "critical" }, false],
+    [{ runbook_url: "https://runbooks.test" }, false],
+    [{ mode: "shadow" }, false],
+  ])("on a change to %o forgets the state: %s", async ([change, isReset], { query }) => {
+    await save(query, [group([alerting()])]);
+    await evaluate(query);
+    expect(await save(query, [group([alerting(change)])])).toEqual(counts({ updated: 1 }));
+    expect(await readRules(query)).toMatchObject([{
+      ...change,
+      state: isReset ? { ...NEW_STATE, revision: 8 } : OLD_STATE,
+    }]);
+  });
+
+  it("forgets it also when the row itself is changed, and takes it away with the rule", async ({ query }) => {
+    await save(query, [group([alerting()])]);
+    await evaluate(query);
+    const states = () =>
+      query(
+        "select revision::int from monitor.rule_states join monitor.alert_rules using (rule_id) where group_name = 'a test'",
+      );
+    await query("update monitor.alert_rules set labels = labels where group_name = 'a test'");
+    expect((await states()).rows).toEqual([{ revision: 7 }]);
+    await query(`update monitor.alert_rules set labels = '{"a": "b"}' where group_name = 'a test'`);
+    expect((await states()).rows).toEqual([{ revision: 8 }]);
+    const all = async () => (await query("select from monitor.rule_states")).rowCount;
+    const before = await all();
+    await query("delete from monitor.alert_rules where group_name = 'a test'");
+    expect(await all()).toBe(before! - 1);
+  });
+
+  it.for<[string, object, string]>([
+    ["an unknown kind", { kind: "paging" }, "23514"],
+    ["no kind", { kind: null }, "23502"],
+    ["no name", { name: null }, "23502"],
+    ["an empty name", { name: "" }, "23514"],
+    ["no expression", { expr: null }, "23502"],
+    ["an empty expression", { expr: " \n\t" }, "23514"],
+    ["a negative duration", { for_seconds: -1 }, "23514"],
+    ["a duration that is none", { keep_firing_for_seconds: "5m" }, "22P02"],
+    ["labels that are no object", { labels: ["a"] }, "23514"],
+    ["a label that is no text", { labels: { a: 1 } }, "23514"],
+    ["a label that is null", { labels: { a: null } }, "23514"],
+    ["a label of a wrong name", { labels: { "a-b": "c" } }, "23514"],
+    ["a label that is the metric", { labels: { __name__: "c" } }, "23514"],
+    ["an annotation that is no text", { annotations: { a: {} } }, "23514"],
+    ["an unknown policy", { no_data_policy: "ignore" }, "23514"],
+    ["an unknown severity", { severity: "page" }, "23514"],
+    ["an unknown mode", { mode: "dry" }, "23514"],
+    ["a runbook of another scheme", { runbook_url: "javascript:alert(1)" }, "23514"],
+    ["a runbook with a space", { runbook_url: "https://a b" }, "23514"],
+    ["a field nobody knows", { interval: "5m" }, "22023"],
+    ["the columns of others", { rule_id: 1 }, "22023"],
+    ["a recording rule with annotations", recording({ annotations: { a: "b" } }), "23514"],
+    ["a recording rule with for", recording({ for_seconds: 1 }), "23514"],
+    ["a recording rule with keep_firing_for", recording({ keep_firing_for_seconds: 1 }), "23514"],
+    ["a recording rule with a severity", recording({ severity: "info" }), "23514"],
+    ["a recording rule with a runbook", recording({ runbook_url: "https://a" }), "23514"],
+    ["a metric of a wrong name", recording({ name: "a-b" }), "23514"],
+  ])("refuses %s, says where, and saves nothing", async ([, change, code], { query }) => {
+    const groups = [group([alerting({ name: "good" }), alerting(change)])];
+    await expect(save(query, groups)).rejects.toMatchObject({
+      code,
+      message: expect.stringMatching(/^rule 2 of group "a test": ./),
+    });
+    expect(await readGroup(query)).toBeUndefined();
+  });
+
+  it("names what in a rule it does not know", async ({ query }) => {
+    await expect(save(query, [group([alerting({ fro: 1 })])])).rejects.toMatchObject({
+      message: 'rule 1 of group "a test": has unknown fields: {"fro": 1}',
+    });
+  });
+
+  it.for<[string, unknown, string]>([
+    ["no array", {}, "p_groups must be"],
+    ["null", null, "p_groups must be"],
+    ["a group that is no object", ["a"], "group 1: is no object"],
+    ["a group without rules", [{ name: "a test" }], 'group "a test": is no object'],
+    ["a field nobody knows", [group([], { limit: 3 })], 'group "a test": is no object'],
+    ["a group without a name", [{ rules: [alerting()] }], "group 1: null value"],
+    ["an empty name", [group([alerting()], { name: "" })], 'group "": '],
+    [
+      "one group twice",
+      [group([alerting()]), group([recording()])],
+      'group "a test": is there more than once',
+    ],
+    [
+      "one rule twice",
+      [group([alerting(), recording(), alerting({ expr: "1" })])],
+      'rule 3 of group "a test": has the name and the labels',
+    ],
+    ["a rule that is none", [group([7])], 'rule 1 of group "a test": is no object'],
+    ["an interval of 0", [group([alerting()], { interval_seconds: 0 })], 'group "a test": '],
+    [
+      "an interval of a day and more",
+      [group([alerting()], { interval_seconds: 86401 })],
+      'group "a test": ',
+    ],
+    ["an interval that is none", [group([alerting()], { interval_seconds: "5m" })], "p_groups: "],
+  ])("refuses %s", async ([, groups, message], { query }) => {
+    await expect(save(query, groups)).rejects.toMatchObject({
+      code: expect.stringMatching(/^2[23]/),
+      message: expect.stringContaining(message),
+    });
+    expect(await readGroup(query)).toBeUndefined();
+  });
+
+  it.for<[string, (count: number) => object, number]>([
+    ["characters of an alert's name", (count) => alerting({ name: "é".repeat(count) }), 200],
+    ["characters of a metric", (count) => recording({ name: "a".repeat(count) }), 200],
+    ["bytes of an expression", (count) => alerting({ expr: "1".repeat(count) }), 16384],
+    ["seconds of for", (count) => alerting({ for_seconds: count }), 31536000],
+    [
+      "seconds of keep_firing_for",
+      (count) => alerting({ keep_firing_for_seconds: count }),
+      31536000,
+    ],
+    [
+      "bytes of labels",
+      (count) => alerting({ labels: { a: "b".repeat(count - '{"a": ""}'.length) } }),
+      8192,
+    ],
+    [
+      "bytes of annotations",
+      (count) => alerting({ annotations: { a: "b".repeat(count - '{"a": ""}'.length) } }),
+      65536,
+    ],
+    [
+      "characters of a runbook",
+      (count) => alerting({ runbook_url: "https://a/".padEnd(count, "b") }),
+      2000,
+    ],
+  ])("takes as many %s as may be, and no more", async ([, rule, limit], { query }) => {
+    expect(await save(query, [group([rule(limit)])])).toEqual(counts({ inserted: 1 }));
+    await expect(save(query, [group([rule(limit + 1)])])).rejects.toMatchObject({ code: "23514" });
+  });
+
+  it("takes an interval from a second to a day, and a group's name of 200 characters", async ({ query }) => {
+    for (const interval_seconds of [1, 86400]) {
+      await save(query, [group([alerting()], { interval_seconds })]);
+      expect((await readGroup(query))?.interval_seconds).toBe(interval_seconds);
+    }
+    await save(query, [group([alerting()], { name: "g".repeat(200) })]);
+    await expect(save(query, [group([alerting()], { name: "g".repeat(201) })])).rejects
+      .toMatchObject({ code: "23514" });
+  });
+
+  it("takes 2,000 rules in all, and no more", async ({ query }) => {
+    await query("delete from monitor.alert_rules");
+    const named = (count: number) => group(range(count).map((n) => alerting({ name: `r${n}` })));
+    expect(await save(query, [named(2000)])).toEqual(counts({ inserted: 2000 }));
+    await expect(save(query, [named(2001)])).rejects.toMatchObject({
+      code: "54000",
+      message: "there would be 2001 rules, and may be 2000",
+    });
+    expect(await readRules(query)).toHaveLength(2000);
+  });
+
+  it("is recorded: who, what, before and after", async ({ query, asOwner }) => {
+    await save(query, [group([alerting()])]);
+    await save(query, [group([alerting({ expr: "queue_depth > 1" })])]);
+    await rpc(query, "delete_rules", { p_group: "a test" });
+    const { rows } = await asOwner(
+      `select actor, action, before ->> 'expr' as before, after ->> 'expr' as after from monitor.audit_log
+       where object = 'alert_rules' and coalesce(after, before) ->> 'group_name' = 'a test' order by entry_id`,
+    );
+    const actor = "service_role";
+    expect(rows).toEqual([
+      { actor, action: "insert", before: null, after: "queue_depth > 1000" },
+      { actor, action: "update", before: "queue_depth > 1000", after: "queue_depth > 1" },
+      { actor, action: "delete", before: "queue_depth > 1", after: null },
+    ]);
+  });
+
+  it("is for service_role and the owner; admins read", async ({ query, asOwner, asUser, asAnon }) => {
+    await save(asOwner, [group([alerting()])]);
+    const admin = asUser(await addAdmin(asOwner));
+    for (const somebody of [admin, asUser(await addUser(asOwner)), asAnon]) {
+      await expect(save(somebody, [group([alerting()])])).rejects.toMatchObject({ code: "42501" });
+      await expect(rpc(somebody, "delete_rules", { p_group: "a test" })).rejects.toMatchObject({
+        code: "42501",
+      });
+    }
+    for (const table of ["rule_groups", "alert_rules", "rule_states"]) {
+      const seen = async (as: Query) => (await as(`select from monitor.${table}`)).rowCount;
+      expect(await seen(admin)).toBe(await seen(query));
+      expect(await seen(asUser(await addUser(asOwner)))).toBe(0);
+    }
+  });
+
+  it("lets two save at once, one after the other", async ({ ownDatabase }) => {
+    const [one, other] = await Promise.all([ownDatabase.connect(), ownDatabase.connect()]);
+    await one.query("begin");
+    await save(queryOf(one), [group([alerting(), recording()])]);
+    const second = save(queryOf(other), [group([recording(), alerting({ expr: "1" })])]);
+    await one.query("commit");
+    expect(await second).toEqual(counts({ updated: 1, unchanged: 1 }));
+  });
+});
+
+describe("monitor.delete_rules()", () => {
+  it("deletes a group and says how many rules it had", async ({ query }) => {
+    await save(query, [group([alerting(), recording()]), group([alerting()], { name: "b test" })]);
+    expect(await rpc(query, "delete_rules", { p_group: "a test" })).toBe(2);
+    expect(await readGroup(query)).toBeUndefined();
+    expect((await readGroup(query, "b test"))?.rules).toHaveLength(1);
+    expect(await rpc(query, "delete_rules", { p_group: "a test" })).toBe(0);
+  });
+});
+
+describe("monitor.read_rules()", () => {
+  it("orders groups by their names, as code units", async ({ query }) => {
+    for (const name of ["b", "B", "a", "ä"]) await save(query, [group([alerting()], { name })]);
+    const names = (await rpc<StoredGroup[]>(query, "read_rules")).map(({ name }) => name);
+    expect(names.filter((name) => name.length === 1)).toEqual(["B", "a", "b", "ä"]);
+  });
+
+  it("gives back what save_rules takes, but for the id and the state", async ({ query }) => {
+    await save(query, [group([alerting({ labels: { a: "b" } }), recording()])]);
+    const { rules, ...stored } = (await readGroup(query))!;
+    const listed = rules.map(({ rule_id: _, state: __, ...rule }) => rule);
+    expect(await save(query, [{ ...stored, rules: listed }], true)).toEqual(
+      counts({ unchanged: 2 }),
+    );
+  });
+
+  it("is empty without rules", async ({ query }) => {
+    await query("delete from monitor.alert_rules");
+    await query("delete from monitor.rule_groups");
+    expect(await rpc(query, "read_rules")).toEqual([]);
+  });
+});
+
+describe("the state of a rule", () => {
+  const set = (query: Query, change: string) =>
+    query(`update monitor.rule_states as state set ${change} from monitor.alert_rules as rule
+           where rule.rule_id = state.rule_id and rule.group_name = 'a test'`);
+  it("has at most 1,000 instances", async ({ query }) => {
+    await save(query, [group([alerting()])]);
+    const instances = (count: number) =>
+      set(query, `instances = (select jsonb_agg('{}'::jsonb) from generate_series(1, ${count}))`);
+    await instances(1000);
+    await expect(instances(1001)).rejects.toMatchObject({ code: "23514" });
+    await expect(set(query, "instances = '{}'")).rejects.toMatchObject({ code: "23514" });
+  });
+
+  const state = (health: string, at: string, seconds: string, error: string) =>
+    `health = ${health}, evaluated_at = ${at}, evaluation_seconds = ${seconds}, last_error = ${error}`;
+
+  it.for(
+    [
+      ["'fine'", "now()", "0", "null"],
+      ["'ok'", "now()", "0", "'oh'"],
+      ["'ok'", "null", "0", "null"],
+      ["'ok'", "now()", "null", "null"],
+      ["'ok'", "now()", "-1", "null"],
+      ["'ok'", "now()", "'NaN'", "null"],
+      ["'err'", "now()", "0", "null"],
+      ["'err'", "null", "0", "'oh'"],
+      ["'unknown'", "now()", "null", "null"],
+      ["'unknown'", "null", "0", "null"],
+    ] as const,
+  )("is never %s, of %s, in %s s, with %s", async ([health, at, seconds, error], { query }) => {
+    await save(query, [group([alerting()])]);
+    await set(query, state("'ok'", "now()", "0", "null"));
+    await set(query, state("'err'", "now()", "0.5", "'oh'"));
+    await set(query, state("'unknown'", "null", "null", "null"));
+    await expect(set(query, state(health, at, seconds, error))).rejects.toMatchObject({
+      code: "23514",
+    });
+  });
+});
+
+describe("the shipped rules", () => {
+  it("are those of the rule files, in the same order", async ({ query }) => {
+    const files = readdirSync("supabase/rules").filter((file) => file.endsWith(".rules.yaml"));
+    const written = files
+      .flatMap((file) => parseRuleFile(readFileSync(`supabase/rules/${file}`, "utf8")))
+      .map((group) => ({
+        name: group.name,
+        intervalSeconds: group.intervalSeconds ?? 60,
+        rules: group.rules.map((rule) => ({ ...rule, labels: labelsOf(rule, group) })),
+      }))
+      .toSorted((one, other) => one.name < other.name ? -1 : 1);
+    const stored = parseRuleGroups(await rpc(query, "read_rules")).map((group) => ({
+      ...group,
+      rules: group.rules.map(({ rule }) => rule),
+    }));
+    expect(written.flatMap(({ rules }) => rules).length).toBeGreaterThan(0);
+    expect(stored).toEqual(written);
+  });
+
+  it("are all switched on", async ({ query }) => {
+    const rules = parseRuleGroups(await rpc(query, "read_rules")).flatMap(({ rules }) => rules);
+    expect(rules.filter(({ isEnabled }) => !isEnabled)).toEqual([]);
+  });
+});

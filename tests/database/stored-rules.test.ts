@@ -1,0 +1,48 @@
+import { describe, expect } from "vitest";
+import { parseRuleFile, printRuleFile } from "../../shared/alerting/rule-file.ts";
+import { readRules, saveRules } from "../../scripts/rules/stored-rules.ts";
+import { it } from "./database.ts";
+
+const FILE = `groups:
+  - name: made up
+    interval: 30s
+    labels: {team: a}
+    rules:
+      - alert: High
+        expr: |
+          sum by (job) (x)
+            > 5
+        for: 90s
+        keep_firing_for: 1m
+        labels: {severity: critical}
+        annotations: {summary: "{{ $value }}", pgvigil_mode: shadow, pgvigil_no_data_policy: alert}
+      - record: job:x:sum
+        expr: sum by (job) (x)
+`;
+
+describe("saveRules() and readRules()", () => {
+  it("give back what a file said, group labels as labels of the rules", async ({ query }) => {
+    const groups = parseRuleFile(FILE);
+    const counts = await saveRules(query, groups, false);
+    expect(counts).toEqual({ inserted: 2, updated: 0, unchanged: 0, deleted: 0 });
+    expect(await saveRules(query, groups, false)).toMatchObject({ unchanged: 2 });
+
+    const stored = (await readRules(query)).groups.filter(({ name }) => name === "made up");
+    const [{ labels, rules, ...group }] = groups as [typeof groups[number]];
+    expect(stored).toEqual([{
+      ...group,
+      rules: rules.map((rule) => ({ ...rule, labels: { ...labels, ...rule.labels } })),
+    }]);
+    expect(parseRuleFile(printRuleFile(stored))).toEqual(stored);
+  });
+
+  it("delete what the file does not list when it replaces, and name what is disabled", async ({ query }) => {
+    const [group] = parseRuleFile(FILE);
+    await saveRules(query, [group!], false);
+    await query("update monitor.alert_rules set enabled = false where name = 'High'");
+    expect((await readRules(query)).disabled).toEqual(["High"]);
+    const one = [{ ...group!, rules: group!.rules.slice(1) }];
+    expect(await saveRules(query, one, false)).toMatchObject({ unchanged: 1, deleted: 0 });
+    expect(await saveRules(query, one, true)).toMatchObject({ inserted: 0, deleted: 1 });
+  });
+});

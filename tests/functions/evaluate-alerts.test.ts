@@ -1,0 +1,316 @@
+import { describe, expect, it } from "vitest";
+import type { AlertInstance } from "../../shared/alerting/evaluate-rules.ts";
+import type { AlertingRule, RecordingRule } from "../../shared/alerting/rule.ts";
+import type { PlannedRule, RuleResult } from "../../shared/contract/rules.ts";
+import { PromqlError } from "../../shared/promql/promql-error.ts";
+import type { SampledSeries, Selection } from "../../shared/promql/series.ts";
+import {
+  DatabaseError,
+  type DatabaseErrorKind,
+} from "../../supabase/functions/_shared/database.ts";
+import {
+  EVALUATION_MILLISECONDS,
+  WALL_SECONDS,
+} from "../../supabase/functions/evaluate-alerts/evaluate-due.ts";
+import {
+  evaluateAlerts,
+  type EvaluateDeps,
+} from "../../supabase/functions/evaluate-alerts/handler.ts";
+import { Clock, NOON, RUN_ID } from "../fixtures.ts";
+
+const MINUTE = 60_000;
+const RUN = { id: RUN_ID, scheduledAt: NOON, startedAt: NOON };
+
+const alerting = (expr: string, changes: Partial<AlertingRule> = {}): AlertingRule => ({
+  ...{ kind: "alerting", name: "Alert", expr, forSeconds: 0, keepFiringForSeconds: 0 },
+  ...{ labels: {}, annotations: {}, noDataPolicy: "keep", severity: "warning" },
+  ...{ runbookUrl: null, mode: "live" },
+  ...changes,
+});
+const recording = (expr: string): RecordingRule => ({
+  ...{ kind: "recording", name: "recorded", expr, labels: {} },
+});
+
+/** Rules that are due, numbered from 1, each at revision 7. */
+const dueOf = (
+  rules: readonly (AlertingRule | RecordingRule)[],
+  instances: readonly AlertInstance[] = [],
+): PlannedRule[] =>
+  rules.map((rule, index) => ({
+    ...{ ruleId: index + 1, groupName: "group", rule, isEnabled: true },
+    state: {
+      ...{ revision: 7, instances, health: "ok", lastError: null },
+      ...{ evaluatedAt: null, evaluationSeconds: null },
+    },
+  }));
+
+/** A series with one sample a minute, the last of the minute of the run. */
+const series = (labels: Record<string, string>, ...values: number[]): SampledSeries => ({
+  labels,
+  times: values.map((_, index) => NOON.getTime() - (values.length - 1 - index) * MINUTE),
+  values,
+});
+
+/** A world with these rules due; of each selector it knows what `name` says. */
+function sampleDeps(
+  due: readonly PlannedRule[],
+  stored: readonly SampledSeries[] = [],
+  changes: Partial<EvaluateDeps> = {},
+) {
+  const clock = new Clock();
+  const selected: (readonly Selection[])[] = [];
+  const recorded: [Date, readonly RuleResult[]][] = [];
+  const namesOf = ({ matchers }: Selection) =>
+    matchers.filter(({ name }) => name === "__name__").map(({ value }) => value);
+  const deps: EvaluateDeps = {
+    now: clock.now,
+    cpuClock: () => 0,
+    planEvaluation: () => Promise.resolve([...due]),
+    select: (selections) => {
+      selected.push(selections);
+      return Promise.resolve(
+        selections.map((selection) =>
+          stored.filter(({ labels }) => namesOf(selection).includes(labels.__name__!))
+        ),
+      );
+    },
+    recordEvaluation: (at, results) => {
+      recorded.push([at, results]);
+      const inserted = results.flatMap(({ samples }) => samples ?? []).length;
+      const samples = { inserted, duplicates: 0, overflowed: 0, rejected: [] };
+      const failed = results.filter(({ error }) => error !== null).length;
+      return Promise.resolve({ recorded: results.length, failed, stale: 0, samples });
+    },
+    ...changes,
+  };
+  return { deps, clock, selected, recorded };
+}
+
+const HIGH = alerting("queue_depth > 10", { name: "High" });
+const QUEUES = [
+  series({ __name__: "queue_depth", queue: "a" }, 5, 12),
+  series({ __name__: "queue_depth", queue: "b" }, 20, 3),
+];
+
+const NOTHING = {
+  ...{ evaluated: 0, failed: 0, stale: 0, pending: 0, firing: 0 },
+  ...{ recorded_samples: 0, rejected_samples: 0, errors: [] },
+};
+
+describe("evaluateAlerts()", () => {
+  it("reads all samples in one go, up to the minute of the run, and stores all results in one", async () => {
+    const due = dueOf([HIGH, alerting("other > 1"), recording("sum(queue_depth)")]);
+    const { deps, selected, recorded } = sampleDeps(due, QUEUES);
+    const outcome = await evaluateAlerts(RUN, deps);
+
+    expect(selected).toHaveLength(1);
+    expect(new Set(selected[0]!.map(({ until }) => until))).toEqual(new Set([NOON.getTime()]));
+    const common = { revision: 7, error: null, evaluation_seconds: 0 };
+    expect(recorded).toEqual([[NOON, [
+      {
+        ...{ ...common, rule_id: 1, samples: [] },
+        instances: [expect.objectContaining({
+          labels: { alertname: "High", queue: "a" },
+          state: "firing",
+          last_value: "12",
+          active_at: NOON.toISOString(),
+        })],
+      },
+      { ...common, rule_id: 2, samples: [], instances: [] },
+      { ...common, rule_id: 3, samples: [{ labels: {}, value: 15 }], instances: [] },
+    ]]]);
+    expect(outcome).toEqual({
+      kind: "succeeded",
+      result: { ...NOTHING, evaluated: 3, firing: 1, recorded_samples: 1 },
+    });
+  });
+
+  it("goes on from the state that it is given", async () => {
+    const waiting = alerting("queue_depth > 10", { name: "High", forSeconds: 120 });
+    const first = sampleDeps(dueOf([waiting]), QUEUES);
+    expect((await evaluateAlerts(RUN, first.deps)).result).toMatchObject({ pending: 1, firing: 0 });
+    const { instances } = first.recorded[0]![1][0]!;
+
+    for (const [minutes, firing] of [[1, 0], [2, 1]] as const) {
+      const { deps } = sampleDeps(dueOf([waiting], instances), QUEUES);
+      const scheduledAt = new Date(NOON.getTime() + minutes * MINUTE);
+      expect((await evaluateAlerts({ ...RUN, scheduledAt }, deps)).result)
+        .toMatchObject({ pending: 1 - firing, firing });
+    }
+  });
+
+  it("stores why a rule could not be evaluated, and evaluates the others", async () => {
+    const rules = [
+      alerting("sum(", { name: "Broken" }),
+      HIGH,
+      alerting("queue_depth + on() queue_depth"),
+    ];
+    const { deps, recorded } = sampleDeps(dueOf(rules), QUEUES);
+    const outcome = await evaluateAlerts(RUN, deps);
+
+    expect(outcome.kind).toBe("succeeded");
+    expect(outcome.result).toMatchObject({
+      evaluated: 1,
+      failed: 2,
+      firing: 1,
+      errors: [
+        { group: "group", rule: "Broken", error: expect.stringMatching(/^1:\d+: parse error: /) },
+        { group: "group", rule: "Alert", error: expect.stringContaining("many-to-many") },
+      ],
+    });
+    // Without instances the stored ones stay.
+    expect(recorded[0]![1][0]).toEqual({
+      ...{ rule_id: 1, revision: 7, evaluation_seconds: 0 },
+      error: expect.any(String),
+    });
+    expect(recorded[0]![1][1]).toMatchObject({ error: null });
+  });
+
+  it("tells 20 errors one by one, and counts them all", async () => {
+    const rules = [HIGH, ...Array.from({ length: 21 }, () => alerting("sum("))];
+    const { deps } = sampleDeps(dueOf(rules), QUEUES);
+    const { result } = await evaluateAlerts(RUN, deps);
+    expect(result).toMatchObject({ evaluated: 1, failed: 21 });
+    expect((result as { errors: unknown[] }).errors).toHaveLength(20);
+  });
+
+  it("has failed when no rule could be evaluated, and not when none was due", async () => {
+    const broken = sampleDeps(dueOf([alerting("sum(")]));
+    expect(await evaluateAlerts(RUN, broken.deps)).toMatchObject({
+      kind: "failed",
+      reason: expect.stringMatching(/^no rule could be evaluated: 1:\d+: /),
+      result: { failed: 1 },
+    });
+    expect(broken.recorded).toHaveLength(1);
+
+    const none = sampleDeps([]);
+    expect(await evaluateAlerts(RUN, none.deps)).toEqual({ kind: "succeeded", result: NOTHING });
+    expect(none.selected).toEqual([]);
+  });
+
+  it("reads nothing for rules that need nothing", async () => {
+    const { deps, selected } = sampleDeps(dueOf([alerting("vector(1)")]));
+    expect((await evaluateAlerts(RUN, deps)).result).toMatchObject({ evaluated: 1, firing: 1 });
+    expect(selected).toEqual([]);
+  });
+
+  it("stores finite samples only, without the name, and counts what was refused", async () => {
+    const { deps, recorded } = sampleDeps(
+      dueOf([recording("queue_depth / (queue_depth - 3)")]),
+      QUEUES,
+      {
+        recordEvaluation: (at, results) => {
+          recorded.push([at, results]);
+          const rejected = [{ metric: "recorded", labels: {}, reason: "no open day" }];
+          const samples = { inserted: 0, duplicates: 0, overflowed: 0, rejected };
+          return Promise.resolve({ recorded: 0, failed: 0, stale: 1, samples });
+        },
+      },
+    );
+    const { result } = await evaluateAlerts(RUN, deps);
+    expect(recorded[0]![1][0]!.samples).toEqual([{ labels: { queue: "a" }, value: 12 / 9 }]);
+    expect(result).toMatchObject({ stale: 1, recorded_samples: 0, rejected_samples: 2 });
+  });
+
+  const tooMuch = () => new PromqlError("limit", "1200000 samples would have to be read");
+  const ofKind = (kind: DatabaseErrorKind) =>
+    new DatabaseError("read_selections", kind, "", `it was ${kind}`);
+
+  it.each([
+    ["too many samples", tooMuch(), "1200000 samples"],
+    ["a time-out", ofKind("timed_out"), "it was timed_out"],
+    ["a refusal", ofKind("refused"), "it was refused"],
+  ])("finds the rule at fault after %s, and evaluates the others", async (_name, error, reason) => {
+    const names = ["a", "b", "huge", "c", "d"];
+    const due = dueOf(names.map((name) => alerting(`${name} > 0`, { name })));
+    const stored = names.map((name) => series({ __name__: name }, 1));
+    const { deps, recorded } = sampleDeps(due, stored);
+    let reads = 0;
+    const select: EvaluateDeps["select"] = (selections) => {
+      reads += 1;
+      const isHuge = selections.some(({ matchers }) =>
+        matchers.some(({ value }) => value === "huge")
+      );
+      return isHuge ? Promise.reject(error) : deps.select(selections);
+    };
+    const { result } = await evaluateAlerts(RUN, { ...deps, select });
+    expect(result).toMatchObject({
+      ...{ evaluated: 4, failed: 1, firing: 4 },
+      errors: [{ rule: "huge", error: expect.stringContaining(reason) }],
+    });
+    expect(recorded[0]![1].map(({ rule_id }) => rule_id)).toEqual([1, 2, 3, 4, 5]);
+    expect(reads).toBe(5); // abcde, ab, huge c d, huge, c d
+  });
+
+  it.each([[WALL_SECONDS - 0.001, 3], [WALL_SECONDS, 1]])(
+    "divides no more when %d s of the run have passed",
+    async (seconds, reads) => {
+      const { deps, clock, selected, recorded } = sampleDeps(dueOf([HIGH, HIGH]), QUEUES);
+      const select: EvaluateDeps["select"] = (selections) => {
+        selected.push(selections);
+        if (selected.length === 1) clock.advance(seconds);
+        return Promise.reject(ofKind("timed_out"));
+      };
+      expect((await evaluateAlerts(RUN, { ...deps, select })).kind).toBe("failed");
+      expect(selected).toHaveLength(reads);
+      expect(recorded[0]![1]).toHaveLength(2);
+    },
+  );
+
+  it.each<DatabaseErrorKind>(["unreachable", "missing", "malformed", "denied"])(
+    "gives up when the database is %s: it says nothing about rules",
+    async (kind) => {
+      const error = ofKind(kind);
+      const { deps, recorded } = sampleDeps(dueOf([HIGH, HIGH]), QUEUES, {
+        select: () => Promise.reject(error),
+      });
+      await expect(evaluateAlerts(RUN, deps)).rejects.toBe(error);
+      expect(recorded).toEqual([]);
+    },
+  );
+
+  it("begins no rule when its time is spent, and says so of those that are left", async () => {
+    let time = 0;
+    const { deps, recorded } = sampleDeps(dueOf([HIGH, HIGH, HIGH]), QUEUES, {
+      cpuClock: () => time,
+    });
+    const select: EvaluateDeps["select"] = async (selections) => {
+      const found = await deps.select(selections);
+      time += 10 * EVALUATION_MILLISECONDS; // waiting costs nothing
+      return found;
+    };
+    expect((await evaluateAlerts(RUN, { ...deps, select })).result).toMatchObject({ evaluated: 3 });
+
+    const ticking = { ...deps, cpuClock: () => time += EVALUATION_MILLISECONDS };
+    expect(await evaluateAlerts(RUN, ticking)).toMatchObject({
+      kind: "failed",
+      result: {
+        failed: 3,
+        errors: expect.arrayContaining([expect.objectContaining({ rule: "High" })]),
+      },
+    });
+    expect(recorded.at(-1)![1][0]!.error).toContain("time");
+  });
+
+  it("shares what it took among the rules", async () => {
+    let time = 0;
+    const { deps, recorded } = sampleDeps(dueOf([HIGH, HIGH]), QUEUES, {
+      cpuClock: () => time,
+    });
+    const select: EvaluateDeps["select"] = async (selections) => {
+      const found = await deps.select(selections);
+      return found.map((list) =>
+        new Proxy(list, {
+          get: (target, key, receiver) => {
+            time += 1;
+            return Reflect.get(target, key, receiver);
+          },
+        })
+      );
+    };
+    await evaluateAlerts(RUN, { ...deps, select });
+    const seconds = recorded[0]![1].map(({ evaluation_seconds }) => evaluation_seconds);
+    expect(time).toBeGreaterThan(0);
+    expect(seconds).toEqual([time / 1000 / 2, time / 1000 / 2]);
+  });
+});

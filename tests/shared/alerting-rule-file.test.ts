@@ -1,0 +1,271 @@
+import { readFileSync } from "node:fs";
+import { describe, expect, it } from "vitest";
+import type { AlertingRule, RuleGroup } from "../../shared/alerting/rule.ts";
+import {
+  findDuplicateRules,
+  parseRuleFile,
+  printRuleFile,
+} from "../../shared/alerting/rule-file.ts";
+import { findUnsaved, toSavedGroups } from "../../shared/alerting/saved-rules.ts";
+import { FileError } from "../../shared/alerting/yaml-source.ts";
+
+const ONE = `groups:
+  - name: queue
+    interval: 30s
+    limit: 5
+    query_offset: 1m
+    labels:
+      team: platform
+    rules:
+      - alert: QueueDepthHigh
+        expr: queue_depth > 1000
+        for: 5m
+        keep_firing_for: 10m
+        labels:
+          severity: critical
+        annotations:
+          summary: "{{ $value }} wait"
+          runbook_url: https://example.com/queue
+          pgvigil_no_data_policy: alert
+          pgvigil_mode: shadow
+      - record: queue:depth:max
+        expr: max(queue_depth)
+        labels:
+          tier: 1
+`;
+
+/** `line:column: message` of all that is wrong. */
+function problemsOf(yaml: string): string[] {
+  try {
+    parseRuleFile(yaml);
+  } catch (error) {
+    if (error instanceof FileError) return error.message.split("\n");
+    throw error;
+  }
+  return [];
+}
+
+/** A file with one rule, whose lines these are. */
+const withRule = (...lines: string[]) =>
+  `groups:\n  - name: g\n    rules:\n${
+    lines.map((line, index) => `${index === 0 ? "      - " : "        "}${line}\n`).join("")
+  }`;
+
+describe("parseRuleFile()", () => {
+  it("reads what Prometheus knows, and what it has no field for", () => {
+    expect(parseRuleFile(ONE)).toEqual<RuleGroup[]>([{
+      name: "queue",
+      intervalSeconds: 30,
+      limit: 5,
+      queryOffsetSeconds: 60,
+      labels: { team: "platform" },
+      rules: [
+        {
+          kind: "alerting",
+          name: "QueueDepthHigh",
+          expr: "queue_depth > 1000",
+          forSeconds: 300,
+          keepFiringForSeconds: 600,
+          labels: { severity: "critical" },
+          annotations: {
+            summary: "{{ $value }} wait",
+            runbook_url: "https://example.com/queue",
+            pgvigil_no_data_policy: "alert",
+            pgvigil_mode: "shadow",
+          },
+          severity: "critical",
+          runbookUrl: "https://example.com/queue",
+          noDataPolicy: "alert",
+          mode: "shadow",
+        },
+        {
+          kind: "recording",
+          name: "queue:depth:max",
+          expr: "max(queue_depth)",
+          labels: { tier: "1" },
+        },
+      ],
+    }]);
+  });
+
+  it("takes a rule that says nothing as a live warning that keeps its state", () => {
+    const [group] = parseRuleFile(withRule("alert: A", "expr: up == 0"));
+    expect(group!.rules[0]).toMatchObject({
+      severity: "warning",
+      noDataPolicy: "keep",
+      mode: "live",
+      runbookUrl: null,
+      forSeconds: 0,
+    });
+  });
+
+  it("reads no groups from an empty file", () => {
+    expect(parseRuleFile("")).toEqual([]);
+    expect(parseRuleFile("groups: []")).toEqual([]);
+  });
+
+  it.each<[string, string, string[]]>([
+    ["an unknown field", withRule("alert: A", "expr: up", "severity: page"), [
+      "6:9: field severity not found in rule",
+    ]],
+    ["an unknown field of the file", "rules: []\n", ["1:1: field rules not found in rule file"]],
+    ["a field twice", withRule("alert: A", "alert: B", "expr: up"), [
+      "5:9: yaml: Map keys must be unique",
+    ]],
+    ["no YAML", "groups: [", [
+      "1:10: yaml: Flow sequence in block collection must be sufficiently indented and end with a ]",
+    ]],
+    ["groups of the same name", "groups:\n- name: a\n- name: a\n", [
+      '3:3: groupname: "a" is repeated in the same file',
+    ]],
+    ["a group without a name", "groups:\n- rules: []\n", ["2:3: Groupname must not be empty"]],
+    ["record and alert", withRule("record: a", "alert: B", "expr: up"), [
+      `4:17: group "g", rule 1, "B": only one of 'record' and 'alert' must be set`,
+    ]],
+    ["neither", withRule("expr: up"), [
+      `4:9: group "g", rule 1, "": one of 'record' or 'alert' must be set`,
+    ]],
+    ["no expression", withRule("alert: A"), [
+      `4:9: group "g", rule 1, "A": field 'expr' must be set in rule`,
+    ]],
+    ["an expression that is none", withRule("alert: A", "expr: sum(up"), [
+      expect.stringMatching(
+        /^5:2\d: group "g", rule 1, "A": could not parse expression: 1:\d+: parse error: /,
+      ) as string,
+    ]],
+    ["a bad label name", withRule("alert: A", "expr: up", "labels:", "  a-b: c"), [
+      '7:16: group "g", rule 1, "A": invalid label name: a-b',
+    ]],
+    ["a label that is the name", withRule("alert: A", "expr: up", "labels:", "  __name__: c"), [
+      '7:21: group "g", rule 1, "A": invalid label name: __name__',
+    ]],
+    ["a bad annotation name", withRule("alert: A", "expr: up", "annotations:", "  a-b: c"), [
+      '7:16: group "g", rule 1, "A": invalid annotation name: a-b',
+    ]],
+    [
+      "a template that is none",
+      withRule("alert: A", "expr: up", "annotations:", '  s: "x {{ $nope }}"'),
+      ['7:20: group "g", rule 1, "A": annotation "s": template: __alert_A:1: undefined variable "$nope"'],
+    ],
+    ["a label that is no template", withRule("alert: A", "expr: up", "labels:", "  s: x{{"), [
+      '7:17: group "g", rule 1, "A": label "s": template: __alert_A:1: unclosed action',
+    ]],
+    ["a duration that is none", withRule("alert: A", "expr: up", "for: 5"), [
+      expect.stringContaining('6:14: for: not a valid duration string: "5"') as string,
+    ]],
+    [
+      "what a recording rule has not",
+      withRule("record: a", "expr: up", "for: 5m", "annotations:", "  a: b"),
+      [
+        `4:17: group "g", rule 1, "a": invalid field 'annotations' in recording rule`,
+        `4:17: group "g", rule 1, "a": invalid field 'for' in recording rule`,
+      ],
+    ],
+    ["a bad recorded name", withRule("record: a b", "expr: up"), [
+      '4:17: group "g", rule 1, "a b": invalid recording rule name: a b',
+    ]],
+    ["an expression as a name", withRule('record: "a{}"', "expr: up"), [
+      '4:17: group "g", rule 1, "a{}": braces present in the recording rule name; should it be in expr?: a{}',
+    ]],
+    [
+      "a policy that is none",
+      withRule("alert: A", "expr: up", "annotations:", "  pgvigil_no_data_policy: never"),
+      ['7:35: group "g", rule 1, "A": annotation "pgvigil_no_data_policy" must be one of keep, alert, ok'],
+    ],
+  ])("refuses %s, with its place", (_, yaml, problems) => {
+    expect(problemsOf(yaml)).toEqual(problems);
+  });
+
+  it("says all that is wrong at once", () => {
+    expect(problemsOf(withRule("alert: A", "expr: (", "for: x"))).toHaveLength(2);
+  });
+
+  it.each([
+    ["plain", ["expr: up +"], 5],
+    ["in quotes", ['expr: "up +"'], 5],
+    ["as a block", ["expr: |", "  up", "    + bad("], 7],
+  ])("finds the place in an expression that stands %s", (_, lines, line) => {
+    const text = withRule("alert: A", ...lines);
+    const [problem] = problemsOf(text);
+    expect(Number(problem!.split(":")[0])).toBe(line);
+    expect(Number(problem!.split(":")[1])).toBeGreaterThan(text.split("\n")[line - 1]!.length - 4);
+  });
+
+  it("resolves aliases, but not without end", () => {
+    expect(
+      parseRuleFile(withRule("alert: &a A", "expr: up", "labels: {x: *a}"))[0]!.rules[0]!.labels,
+    ).toEqual({ x: "A" });
+    const many = `${withRule("alert: &a A", "expr: up", "labels:")}${
+      Array.from({ length: 1001 }, (_, index) => `          l${index}: *a\n`).join("")
+    }`;
+    expect(problemsOf(many)[0]).toContain("more than 1000 aliases");
+  });
+});
+
+describe("printRuleFile()", () => {
+  it("comes back as it was", () => {
+    for (
+      const yaml of [
+        ONE,
+        ...["partner", "supabase"].map((name) =>
+          readFileSync(`supabase/rules/${name}.rules.yaml`, "utf8")
+        ),
+      ]
+    ) {
+      const groups = parseRuleFile(yaml);
+      expect(parseRuleFile(printRuleFile(groups))).toEqual(groups);
+    }
+  });
+
+  it("says in labels and annotations what was changed since", () => {
+    const [group] = parseRuleFile(ONE);
+    const changed: AlertingRule = {
+      ...group!.rules[0] as AlertingRule,
+      ...{ severity: "info", noDataPolicy: "keep", mode: "live", runbookUrl: null },
+    };
+    const [again] = parseRuleFile(printRuleFile([{ ...group!, rules: [changed] }]));
+    expect(again!.rules[0]).toMatchObject({
+      severity: "info",
+      noDataPolicy: "keep",
+      mode: "live",
+      runbookUrl: null,
+    });
+  });
+});
+
+describe("findDuplicateRules()", () => {
+  it("names rules with the same name and labels, also across groups", () => {
+    const groups = parseRuleFile(`groups:
+- {name: a, labels: {x: "1"}, rules: [{alert: A, expr: up}, {alert: B, expr: up}]}
+- {name: b, rules: [{alert: A, expr: down, labels: {x: "1"}}, {alert: B, expr: up}]}`);
+    expect(findDuplicateRules(groups)).toEqual(['A{x="1"}']);
+  });
+});
+
+describe("toSavedGroups()", () => {
+  it("gives each rule the labels of its group, and says what is lost", () => {
+    const groups = parseRuleFile(ONE);
+    expect(toSavedGroups(groups)).toEqual([{
+      name: "queue",
+      interval_seconds: 30,
+      rules: [
+        expect.objectContaining({
+          name: "QueueDepthHigh",
+          for_seconds: 300,
+          mode: "shadow",
+          labels: { team: "platform", severity: "critical" },
+        }),
+        {
+          kind: "recording",
+          name: "queue:depth:max",
+          expr: "max(queue_depth)",
+          labels: { team: "platform", tier: "1" },
+        },
+      ],
+    }]);
+    expect(findUnsaved(groups)).toEqual([
+      expect.stringContaining("limit"),
+      expect.stringContaining("query_offset"),
+    ]);
+  });
+});
