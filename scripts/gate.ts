@@ -46,6 +46,7 @@ const checks: Check[] = [
     command: NODE,
     args: [...TSX, "scripts/metrics-doc.ts", "--check"],
   },
+  { name: "dashboards in step", command: NODE, args: [...TSX, "scripts/grafana.ts", "--check"] },
 ];
 
 /** Runs one check and resolves to whether it passed; prints its output only when it did not. */

@@ -144,25 +144,33 @@ interface PlannedQuery {
   readonly indices: readonly number[];
 }
 
-/** Selections of several queries, each matcher set only once and as long as any of them needs it. */
+/** Selections of several queries; those of the same matchers and overlapping times are one. */
 class SelectionPlan {
   readonly selections: Selection[] = [];
-  readonly #indices = new Map<string, number>();
+  readonly #indices = new Map<string, number[]>();
 
   add(query: PreparedQuery): PlannedQuery {
-    const indices = query.selections.map((selection) => {
-      const key = JSON.stringify(selection.matchers);
-      const index = this.#indices.get(key) ?? this.selections.length;
-      const known = this.selections[index] ?? selection;
-      this.#indices.set(key, index);
-      this.selections[index] = {
-        matchers: selection.matchers,
-        from: Math.min(known.from, selection.from),
-        until: Math.max(known.until, selection.until),
-      };
-      return index;
+    return { query, indices: query.selections.map((selection) => this.#merge(selection)) };
+  }
+
+  #merge({ matchers, from, until }: Selection): number {
+    const key = JSON.stringify(matchers);
+    const alike = this.#indices.get(key) ?? [];
+    const index = alike.find((one) => {
+      const known = this.selections[one]!;
+      return known.from <= until && from <= known.until;
     });
-    return { query, indices };
+    if (index === undefined) {
+      this.#indices.set(key, [...alike, this.selections.length]);
+      return this.selections.push({ matchers, from, until }) - 1;
+    }
+    const known = this.selections[index]!;
+    this.selections[index] = {
+      matchers,
+      from: Math.min(known.from, from),
+      until: Math.max(known.until, until),
+    };
+    return index;
   }
 
   /** The series of a query, what was recorded meanwhile among them. */
@@ -179,14 +187,12 @@ class SelectionPlan {
 
 function withRecorded(
   series: readonly SampledSeries[],
-  { matchers, from, until }: Selection,
+  { matchers }: Selection,
   recorded: readonly RecordedSample[],
 ): readonly SampledSeries[] {
   if (recorded.length === 0) return series;
   const matches = compileMatchers(matchers);
-  const fresh = recorded.filter(({ labels, time }) =>
-    time >= from && time <= until && matches(labels)
-  );
+  const fresh = recorded.filter(({ labels }) => matches(labels));
   if (fresh.length === 0) return series;
   const byKey = new Map(series.map((one) => [labelsKey(one.labels), one]));
   for (const { labels, value, time } of fresh) {

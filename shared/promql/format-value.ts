@@ -18,10 +18,10 @@ export function formatDecimal(value: number): string {
     : `${sign}${digits.padEnd(whole.length + shift, "0")}`;
 }
 
-/** As Go's `%g` prints a float: an exponent below 1e-4 and from 1e21 on, of two digits at least. */
+/** As Go's `%g` prints a float: with an exponent, of two digits at least, below 1e-4 and from 1e6 on. */
 export function formatShort(value: number): string {
   if (Number.isNaN(value) || !Number.isFinite(value) || value === 0) return formatValue(value);
   const magnitude = Math.abs(value);
-  if (magnitude >= 1e-4 && magnitude < 1e21) return formatDecimal(value);
+  if (magnitude >= 1e-4 && magnitude < 1e6) return formatDecimal(value);
   return value.toExponential().replace(/e([+-])(\d)$/, "e$10$2");
 }

@@ -238,7 +238,7 @@ function childrenOf(node: SyntaxNode): SyntaxNode[] {
 
 class ExprReader {
   readonly #text: string;
-  /** Without the dots of numbers like `2.`, which the grammar does not know. Places stay the same. */
+  /** Without the dots of numbers like `2.` and capitals like that of `0XF`, which the grammar does not know. Places stay the same. */
   readonly #source: string;
   /** A series is named, rather than selected: what matches everything is fine. */
   readonly #isName: boolean;
@@ -249,7 +249,7 @@ class ExprReader {
     this.#source = text.replace(
       TOKENS,
       (whole, digits?: string) => digits === undefined ? whole : `${digits} `,
-    );
+    ).replace(/(?<![\w.:])0X(?=[\da-fA-F])/g, "0x");
   }
 
   read(): Expr {
@@ -374,7 +374,7 @@ class ExprReader {
   /** Tries what could stand there: whatever the grammar takes without an error before its end would have fitted. */
   #expectedAt(at: number, source: string): string[] {
     if (at > EXPECTED_REACH) return [];
-    const before = `${source.slice(0, at)} `;
+    const before = `${source.slice(0, at)}\n`;
     const found = new Set<string>();
     for (const [candidate, names] of CANDIDATES) {
       const { topNode } = parser.parse(before + candidate);

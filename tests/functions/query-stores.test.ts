@@ -70,8 +70,12 @@ describe("selectionStore()", () => {
       selection("up", "a|b"),
     ]);
     expect(first).toEqual([
-      { labels: { __name__: "up", job: "a" }, times: [1000, 1500], values: [1, 2] },
-      { labels: { __name__: "up" }, times: [1200], values: [5] },
+      {
+        labels: { __name__: "up", job: "a" },
+        times: Float64Array.of(1000, 1500),
+        values: Float64Array.of(1, 2),
+      },
+      { labels: { __name__: "up" }, times: Float64Array.of(1200), values: Float64Array.of(5) },
     ]);
     expect(second!.map(({ labels }) => labels.job)).toEqual(["a", "b"]);
     expect(second![0]!.times).toBe(second![1]!.times);

@@ -3,7 +3,9 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "n
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import process from "node:process";
+import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { expandTemplate } from "../../shared/alerting/expand-template.ts";
 import type { Rule } from "../../shared/alerting/rule.ts";
 import { printRuleFile } from "../../shared/alerting/rule-file.ts";
 import { parseRuleTestFile } from "../../shared/alerting/rule-test-file.ts";
@@ -57,7 +59,7 @@ const RULES = `groups:
       - alert: Watched
         expr: ALERTS{alertname="Down",alertstate="firing"} == 1 and on () job:up:sum
       - record: later
-        expr: max_over_time(up[2m:]) + 0.1
+        expr: count_over_time(up[2m1s:]) + 0.1
       - record: joined
         expr: up * on (job) group_left () info
 `;
@@ -165,7 +167,13 @@ const CASES: [name: string, passes: boolean, test: string][] = [
   [
     "samples only as far as evaluated",
     true,
-    test(...exprAt("89s", 'up{i="1"} + 0', '{labels: "{i=\\"1\\",job=\\"api\\"}", value: 0}')),
+    test(...exprAt("89s", 'up{i="1"} + 0', '{labels: "{i=\\"1\\",job=\\"api\\"}", value: 1}'))
+      .replace("interval: 30s", "interval: 2m"),
+  ],
+  [
+    "subqueries of rules",
+    true,
+    test(...exprAt("2m", 'later{job="web"}', '{labels: "later{job=\\"web\\"}", value: 5.1}')),
   ],
   ["a scalar", true, test(...exprAt("0", "1 + 1", '{labels: "{}", value: 2}'))],
   [
@@ -177,14 +185,14 @@ const CASES: [name: string, passes: boolean, test: string][] = [
   ["a range", false, test(...exprAt("0", "up[1m]"))],
   ["an expression that is none", false, test(...exprAt("0", "sum("))],
   [
-    "subqueries step as rules are evaluated",
+    "subqueries of tests",
     true,
     test(
       ...exprAt(
         "2m",
-        'count_over_time(up{job="web"}[2m:])',
+        'count_over_time(up{job="web"}[2m1s:])',
         '{labels: "{job=\\"web\\"}", value: 5}',
-      ).map((line) => line.replace("[2m:]", "[2m1s:]")),
+      ),
     ),
   ],
   ["no alertname", false, test("alert_rule_test:", "  - {eval_time: 1m}")],
@@ -235,6 +243,111 @@ describe("runTestFile()", () => {
     expect(failures(`fuzzy_compare: true\n${exact}`)).toEqual([]);
     expect(failures(`fuzzy_compare: true\n${exact.replace("0.1 + 0.2", "0.3000000000000002")}`))
       .toHaveLength(1);
+  });
+});
+
+/** Ways to show a number, and what else a template may do with a sample. */
+const TEMPLATES = [
+  ...[
+    "{{ $value }}",
+    "{{ $value | humanize }}",
+    "{{ $value | humanize1024 }}",
+    "{{ $value | humanizeDuration }}",
+  ],
+  ...[
+    "{{ $value | humanizePercentage }}",
+    "{{ $labels }}",
+    "{{ print $value 1 }}",
+    "{{ $value | html }}",
+  ],
+  ...[
+    "e",
+    "f",
+    "g",
+    "v",
+    ".0f",
+    ".1f",
+    ".2e",
+    ".3g",
+    "8.2f",
+    "-9.1f",
+    "09.2f",
+    "+.1f",
+    "d",
+    "s",
+    "q",
+    "t",
+  ].map(
+    (verb) => `{{ printf "%${verb}|" $value }}`,
+  ),
+  ...["{{ if gt $value 0.0 }}up{{ else }}down{{ end }}", '{{ $labels.i | printf "%5s|%q" "a" }}'],
+  ...[
+    "{{ eq $value 1 }}",
+    "{{ nil }}",
+    "{{ $labels.a.b }}",
+    "{{ toUpper $value }}",
+    "{{ index $labels 1 }}",
+  ],
+];
+
+describe("expandTemplate()", () => {
+  it.skipIf(!hasPromtool)("writes what promtool writes, to the letter", () => {
+    // Beyond 64 bits of seconds promtool's durations overflow.
+    const values = [
+      0.5,
+      1.5,
+      2.5,
+      0.125,
+      99.95,
+      999.95,
+      1023.5,
+      1e6,
+      123456789,
+
+      1e-7,
+      -0.05,
+      -3600.5,
+      90061,
+    ];
+    const drawn = fc.sample(fc.double({ noNaN: true, min: -1e15, max: 1e15 }), {
+      seed: 5,
+      numRuns: 60,
+    });
+    const samples = [...values, ...drawn].filter((value) => value !== 0);
+    const annotations = Object.fromEntries(TEMPLATES.map((text, index) => [`a${index}`, text]));
+    const rule = { alert: "Shown", expr: "x", annotations };
+    write("rules.yaml", JSON.stringify({ groups: [{ name: "g", rules: [rule] }] }));
+    const path = write(
+      "test.yaml",
+      JSON.stringify({
+        rule_files: ["rules.yaml"],
+        tests: [{
+          interval: "1m",
+          input_series: samples.map((value, i) => ({
+            series: `x{i="${i}"}`,
+            values: String(value),
+          })),
+          alert_rule_test: [{
+            eval_time: "0m",
+            alertname: "Shown",
+            exp_alerts: samples.map((value, i) => ({
+              exp_labels: { i: String(i) },
+              exp_annotations: Object.fromEntries(TEMPLATES.map((text, index) => [
+                `a${index}`,
+                expandTemplate(text, {
+                  name: "__alert_Shown",
+                  labels: { __name__: "x", i: String(i) },
+                  value,
+                }),
+              ])),
+            })),
+          }],
+        }],
+      }),
+    );
+    const { status, stdout, stderr } = promtool("test", "rules", path);
+    expect([status, stdout + stderr]).toEqual([0, expect.stringContaining("SUCCESS")]);
+    expect(runTestFile(path).verdicts[0]!.failures).toEqual([]);
   });
 });
 

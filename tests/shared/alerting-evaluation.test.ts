@@ -367,6 +367,17 @@ describe("prepareRules(), selections", () => {
     const longest = prepareQuery(parseExpr("rate(x[10m])"), "", { start: START }).selections[0]!;
     expect(selections[0]).toEqual(longest);
   });
+
+  it("does not ask for what lies between two times that are far apart", () => {
+    const rules = ["x > 1", "x offset 1w > 1", "x @ 0 > 1"].map((expr) => ({
+      group: { name: "g" },
+      rule: alerting({ expr }),
+      instances: [],
+    }));
+    const { selections } = prepareRules(rules, START);
+    expect(selections.map(({ until }) => until)).toEqual([START, START - 7 * 1440 * MINUTE, 0]);
+    expect(selections.every(({ from, until }) => until - from <= 5 * MINUTE)).toBe(true);
+  });
 });
 
 describe("prepareRules(), no-data policy", () => {

@@ -61,8 +61,14 @@ export function selectionStore(database: Database, timeoutSeconds?: number): Sam
           throw toLimitError(error) ?? error;
         });
       const found: SampledSeries[][] = selections.map(() => []);
+      // As the engine wants them, once for all queries and series that share them.
+      const times = clocks.map((clock) => Float64Array.from(clock));
       for (const { metric, labels, in: positions, clock, values } of series) {
-        const sampled = { labels: withName(metric, labels), times: clocks[clock]!, values };
+        const sampled = {
+          labels: withName(metric, labels),
+          times: times[clock]!,
+          values: Float64Array.from(values),
+        };
         for (const i of positions) {
           if (divided[i]!.isLeftSatisfied(sampled.labels)) found[i]!.push(sampled);
         }
