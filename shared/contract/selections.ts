@@ -6,7 +6,7 @@ const Series = z.object({ metric: z.string(), labels: z.record(z.string(), z.str
 /** Whether all was found, or only as much as was asked for. */
 const Cut = z.object({ is_complete: z.boolean() });
 
-/** What `monitor.read_selections` answers. */
+/** What the text that `monitor.read_selections` answers holds. */
 export const Selections = z.object({
   /** Milliseconds since 1970, ascending. */
   clocks: z.array(z.array(z.number())),
@@ -24,8 +24,9 @@ export const Selections = z.object({
 /** What `monitor.read_selections` answers. */
 export type Selections = z.infer<typeof Selections>;
 
-/** Reads the answer of `monitor.read_selections`. @throws {z.ZodError} */
-export const parseSelections = (answer: unknown): Selections => Selections.parse(answer);
+/** Reads the answer of `monitor.read_selections`, a text that holds JSON. @throws {z.ZodError} */
+export const parseSelections = (answer: unknown): Selections =>
+  Selections.parse(JSON.parse(z.string().parse(answer)));
 
 /** What `monitor.read_series_labels` answers. */
 export const SeriesLabels = Cut.extend({ series: z.array(Series) });

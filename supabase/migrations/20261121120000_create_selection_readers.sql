@@ -147,7 +147,7 @@ comment on function monitor.refuse_beyond(bigint, integer, text) is
   'p_message, in which %1$s is the limit and %2$s the count.';
 
 create function monitor.read_selections(p_selections jsonb, p_samples_limit integer default 1000000)
-returns json
+returns text -- which holds JSON: an API in between may read and write every number of a json again, of a text none
 language plpgsql
 stable
 security invoker
@@ -164,7 +164,7 @@ declare
   c_first_ms     constant bigint := -62135596800000; -- year 1
   c_last_ms      constant bigint := 253402300799999; -- year 9999
   v_selectors  jsonb;
-  v_result     json;
+  v_result     text;
 begin
   if p_samples_limit is null or p_samples_limit not between 1 and 10000000 then
     raise exception 'p_samples_limit must be from 1 to 10000000, got %', p_samples_limit
@@ -253,7 +253,7 @@ begin
       json_agg(json_build_object(
         'metric', series.metric, 'labels', series.labels, 'in', wanted.selections, 'clock', clock.clock, 'values', found.samples
       ) order by found.series_id), '[]'),
-    'samples', coalesce(sum(cardinality(found.times)), 0))
+    'samples', coalesce(sum(cardinality(found.times)), 0))::text
   into v_result
   from found
   join wanted using (series_id)
@@ -265,7 +265,7 @@ $$;
 
 comment on function monitor.read_selections(jsonb, integer) is
   'What one or more queries need, read at once: p_selections is [{matchers, from, until}], at most 1,000, matchers as '
-  'match_series takes them, times in epoch ms, both included; from after until selects nothing. Gives {clocks: [[epoch ms]], series: '
+  'match_series takes them, times in epoch ms, both included; from after until selects nothing. Gives, as the text of its JSON, {clocks: [[epoch ms]], series: '
   '[{metric, labels, in, clock, values}], samples}: in are the selections (from 0) that the series is in, clock is which of clocks has '
   'its times, samples how many values there are in all. A series is read once, from the first to the last time that any of its '
   'selections asks for; one without samples there is left out. Errors: 22023 for malformed arguments, 2201B for a pattern that is none, '

@@ -83,7 +83,7 @@ const ANSWERS: Record<string, Answer> = {
   read_selections: ({ p_selections }) => {
     const [{ until }] = p_selections as [{ until: number }];
     const series = [{ metric: "queue_depth", labels: {}, in: [0], clock: 0, values: [12] }];
-    return { clocks: [[until]], series, samples: 1 };
+    return JSON.stringify({ clocks: [[until]], series, samples: 1 });
   },
   record_evaluation: ({ p_results }) => {
     const results = p_results as { error: string | null }[];

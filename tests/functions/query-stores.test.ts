@@ -37,7 +37,7 @@ const UNTRANSLATED = String.raw`\pL+`;
 
 describe("selectionStore()", () => {
   it("asks for all selections at once, patterns translated, within the time given", async () => {
-    const { database, calls } = answering(NONE);
+    const { database, calls } = answering(JSON.stringify(NONE));
     const selections = [selection("up", "a.*"), selection("down", String.raw`\d+`)];
     expect(await selectionStore(database, 1.5).select(selections)).toEqual([[], []]);
     expect(calls).toEqual([["read_selections", {
@@ -56,7 +56,7 @@ describe("selectionStore()", () => {
   });
 
   it("hands each selection its series, with the times that they share", async () => {
-    const { database } = answering({
+    const { database } = answering(JSON.stringify({
       clocks: [[1000, 1500], [1200]],
       series: [
         { metric: "up", labels: { job: "a" }, in: [0, 1], clock: 0, values: [1, 2] },
@@ -64,7 +64,7 @@ describe("selectionStore()", () => {
         { metric: "up", labels: {}, in: [0], clock: 1, values: [5] },
       ],
       samples: 5,
-    });
+    }));
     const [first, second] = await selectionStore(database).select([
       selection("up"),
       selection("up", "a|b"),
@@ -85,7 +85,9 @@ describe("selectionStore()", () => {
     const series = ["abc", "é", "a1"].map((job) => ({
       ...{ metric: "up", labels: { job }, in: [0, 1, 2], clock: 0, values: [1] },
     }));
-    const { database, calls } = answering({ clocks: [[1000]], series, samples: 3 });
+    const { database, calls } = answering(
+      JSON.stringify({ clocks: [[1000]], series, samples: 3 }),
+    );
     const found = await selectionStore(database).select([
       selection("up", UNTRANSLATED),
       { ...selection("up"), matchers: [{ name: "job", op: "!~", value: UNTRANSLATED }] },
@@ -120,7 +122,7 @@ describe("selectionStore()", () => {
   });
 
   it("reads 1,000 selections, and no more", async () => {
-    const { database, calls } = answering(NONE);
+    const { database, calls } = answering(JSON.stringify(NONE));
     const select = (count: number) =>
       selectionStore(database).select(Array.from({ length: count }, () => selection("up")));
     expect(await select(1000)).toHaveLength(1000);
