@@ -142,6 +142,8 @@ export function toPostgresPattern(pattern: string): string | undefined {
       if (!ranges.every((range) => /^(?:\d-\d|[a-z]-[a-z]|[A-Z]-[A-Z])$/.test(range))) {
         return undefined;
       }
+      // Any other hyphen between two characters makes a range as well.
+      if (members.replace(RANGE, "a").slice(1, -1).includes("-")) return undefined;
       const singles = members.replace(RANGE, "");
       // A hyphen that is no range has to be the last.
       const hyphen = singles.includes("-") ? "-" : "";

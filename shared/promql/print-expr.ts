@@ -4,7 +4,7 @@ import { formatLabelName, isPlainMetricName, quote } from "./format-labels.ts";
 import { formatDecimal } from "./format-value.ts";
 import { METRIC_NAME } from "./series.ts";
 
-/** Longer lines are split by {@link prettyPrintExpr}. */
+/** Longer expressions are split by {@link prettyPrintExpr}. */
 const LINE_LIMIT = 100;
 
 /** An expression in one line, as Prometheus writes it. */
@@ -37,11 +37,13 @@ export function printExpr(expr: Expr): string {
   }
 }
 
-/** An expression over as many lines as it takes to stay below 100 columns, as Prometheus' `format_query` writes it. */
+/** An expression with a line for each part of what is longer than 100 characters, as Prometheus' `format_query` writes it. */
 export function prettyPrintExpr(expr: Expr, level = 0): string {
   const indent = "  ".repeat(level);
-  const line = `${indent}${printExpr(expr)}`;
-  if (line.length <= LINE_LIMIT) return line;
+  const text = printExpr(expr);
+  const line = `${indent}${text}`;
+  // The indent does not count, as it does not there.
+  if (text.length <= LINE_LIMIT) return line;
   const within = (inner: Expr) => prettyPrintExpr(inner, level + 1);
   switch (expr.kind) {
     case "paren":
