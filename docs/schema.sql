@@ -2092,7 +2092,10 @@ CREATE OR REPLACE FUNCTION monitor.collect_database_connections(p_at timestamp w
  SET statement_timeout TO '2s'
 AS $function$
   -- Every state every time, with 0 when empty: a series that comes and goes cannot be compared with itself.
-  select jsonb_agg(sample)
+  select jsonb_agg(sample) || monitor.sample('database_connection_limit',
+    current_setting('max_connections')::integer
+    - current_setting('superuser_reserved_connections')::integer
+    - coalesce(current_setting('reserved_connections', true)::integer, 0)) -- unknown before Postgres 16
   from (
     select jsonb_array_elements(monitor.sample(
       'database_connections', count(backend.pid), jsonb_build_object('state', known.state))) as sample
@@ -2108,7 +2111,7 @@ AS $function$
   ) as samples;
 $function$;
 grant execute on function monitor.collect_database_connections(timestamp with time zone) to service_role;
-comment on function monitor.collect_database_connections(timestamp with time zone) is 'database_connections{state}: client backends of this database.';
+comment on function monitor.collect_database_connections(timestamp with time zone) is 'database_connections{state}: client backends of this database. database_connection_limit: how many the server accepts, those to other databases included.';
 
 CREATE OR REPLACE FUNCTION monitor.collect_database_counters(p_at timestamp with time zone)
  RETURNS jsonb
@@ -2360,13 +2363,13 @@ CREATE OR REPLACE FUNCTION monitor.collect_storage(p_at timestamp with time zone
  SET search_path TO ''
  SET statement_timeout TO '5s'
 AS $function$
-  select monitor.sample('pgvigil_storage_bytes', (
-    select sum(pg_total_relation_size(oid))
-    from pg_catalog.pg_class
-    where relnamespace = 'monitor'::regnamespace and relkind in ('r', 'm')));
+  select
+    monitor.sample('pgvigil_storage_bytes', monitor.monitor_bytes())
+    || monitor.sample('pgvigil_storage_budget_bytes', (
+      select keep_megabytes * 1000000::bigint from monitor.retention_policies where entity = 'metric_chunks'));
 $function$;
 grant execute on function monitor.collect_storage(timestamp with time zone) to service_role;
-comment on function monitor.collect_storage(timestamp with time zone) is 'pgvigil_storage_bytes: tables of this schema with indexes and TOAST.';
+comment on function monitor.collect_storage(timestamp with time zone) is 'pgvigil_storage_bytes: tables of this schema with indexes and TOAST. pgvigil_storage_budget_bytes: keep_megabytes of the retention policy metric_chunks.';
 
 CREATE OR REPLACE FUNCTION monitor.collect_submissions(p_at timestamp with time zone)
  RETURNS jsonb
@@ -3977,11 +3980,12 @@ AS $function$
   where rule.enabled
     -- By the slot of time, not by what has passed since: a late run does not shift those after it.
     and (state.evaluated_at is null
+      or state.evaluated_at > p_now + interval '10 minutes' -- by a clock that stood wrong: a run may be 5 minutes ahead
       or floor(extract(epoch from state.evaluated_at) / rule_group.interval_seconds)
         < floor(extract(epoch from p_now) / rule_group.interval_seconds));
 $function$;
 grant execute on function monitor.plan_evaluation(timestamp with time zone) to service_role;
-comment on function monitor.plan_evaluation(timestamp with time zone) is 'The enabled rules that have not been evaluated yet in the current slot of their group''s interval: {rules}, each as monitor.describe_rule with group_name and interval_seconds, in order.';
+comment on function monitor.plan_evaluation(timestamp with time zone) is 'The enabled rules that have not been evaluated yet in the current slot of their group''s interval, or whose evaluation lies more than 10 minutes ahead: {rules}, each as monitor.describe_rule with group_name and interval_seconds, in order.';
 
 CREATE OR REPLACE FUNCTION monitor.plan_maintenance(p_starts_at timestamp with time zone, p_ends_at timestamp with time zone, p_reason text, p_matchers jsonb DEFAULT NULL::jsonb, p_now timestamp with time zone DEFAULT now())
  RETURNS bigint
@@ -4948,7 +4952,7 @@ grant execute on function monitor.read_samples(jsonb,timestamp with time zone,ti
 comment on function monitor.read_samples(jsonb,timestamp with time zone,timestamp with time zone,integer,integer) is 'Samples of the matching series with p_from <= time < p_until, oldest first: {series: [{series_id, metric, labels, times: [epoch ms], values: []}], next_series_id}. Series without samples are left out; next_series_id is null on the last page, else pass it as p_after_series_id. A page over a long range holds fewer series than p_limit (monitor.bounded_page). Errors as match_series.';
 
 CREATE OR REPLACE FUNCTION monitor.read_selections(p_selections jsonb, p_samples_limit integer DEFAULT 1000000)
- RETURNS json
+ RETURNS text
  LANGUAGE plpgsql
  STABLE
  SET search_path TO ''
@@ -4964,7 +4968,7 @@ declare
   c_first_ms     constant bigint := -62135596800000; -- year 1
   c_last_ms      constant bigint := 253402300799999; -- year 9999
   v_selectors  jsonb;
-  v_result     json;
+  v_result     text;
 begin
   if p_samples_limit is null or p_samples_limit not between 1 and 10000000 then
     raise exception 'p_samples_limit must be from 1 to 10000000, got %', p_samples_limit
@@ -5053,7 +5057,7 @@ begin
       json_agg(json_build_object(
         'metric', series.metric, 'labels', series.labels, 'in', wanted.selections, 'clock', clock.clock, 'values', found.samples
       ) order by found.series_id), '[]'),
-    'samples', coalesce(sum(cardinality(found.times)), 0))
+    'samples', coalesce(sum(cardinality(found.times)), 0))::text
   into v_result
   from found
   join wanted using (series_id)
@@ -5064,7 +5068,7 @@ end;
 $function$;
 grant execute on function monitor.read_selections(jsonb,integer) to authenticated;
 grant execute on function monitor.read_selections(jsonb,integer) to service_role;
-comment on function monitor.read_selections(jsonb,integer) is 'What one or more queries need, read at once: p_selections is [{matchers, from, until}], at most 1,000, matchers as match_series takes them, times in epoch ms, both included; from after until selects nothing. Gives {clocks: [[epoch ms]], series: [{metric, labels, in, clock, values}], samples}: in are the selections (from 0) that the series is in, clock is which of clocks has its times, samples how many values there are in all. A series is read once, from the first to the last time that any of its selections asks for; one without samples there is left out. Errors: 22023 for malformed arguments, 2201B for a pattern that is none, 54000 for more than p_samples_limit (1-10,000,000) samples or more than 20,000 series.';
+comment on function monitor.read_selections(jsonb,integer) is 'What one or more queries need, read at once: p_selections is [{matchers, from, until}], at most 1,000, matchers as match_series takes them, times in epoch ms, both included; from after until selects nothing. Gives, as the text of its JSON, {clocks: [[epoch ms]], series: [{metric, labels, in, clock, values}], samples}: in are the selections (from 0) that the series is in, clock is which of clocks has its times, samples how many values there are in all. A series is read once, from the first to the last time that any of its selections asks for; one without samples there is left out. Errors: 22023 for malformed arguments, 2201B for a pattern that is none, 54000 for more than p_samples_limit (1-10,000,000) samples or more than 20,000 series.';
 
 CREATE OR REPLACE FUNCTION monitor.read_series_labels(p_selectors jsonb, p_from timestamp with time zone, p_until timestamp with time zone, p_limit integer)
  RETURNS json
@@ -5473,7 +5477,7 @@ begin
         evaluation_seconds = result.evaluation_seconds
     from result
     where state.rule_id = result.rule_id and state.revision = result.revision
-      and (state.evaluated_at is null or state.evaluated_at < p_now)
+      and (state.evaluated_at is null or state.evaluated_at < p_now or state.evaluated_at > p_now + interval '10 minutes')
     returning state.rule_id, result.error, result.samples
   ), sampled as (
     select jsonb_agg(sample || jsonb_build_object('metric', rule.name) order by rule.rule_id, place) as samples
@@ -5494,13 +5498,23 @@ begin
     on conflict do nothing;
     perform monitor.ensure_sample_days(p_now, 0);
     v_stored := monitor.record_samples(v_samples, p_now);
+    with refused as (
+      select rejection ->> 'metric' as metric, count(*) as samples, min(rejection ->> 'reason') as reason
+      from jsonb_array_elements(v_stored -> 'rejected') as rejection
+      group by 1
+    )
+    update monitor.rule_states as state
+    set health = 'err', last_error = format('%s samples could not be stored: %s', refused.samples, refused.reason)
+    from refused
+    join monitor.alert_rules as rule on rule.kind = 'recording' and rule.name = refused.metric
+    where state.rule_id = rule.rule_id and state.health = 'ok' and state.evaluated_at = p_now;
   end if;
   return jsonb_build_object(
     'recorded', v_recorded, 'failed', v_failed, 'stale', jsonb_array_length(p_results) - v_recorded, 'samples', v_stored);
 end;
 $function$;
 grant execute on function monitor.record_evaluation(jsonb,timestamp with time zone) to service_role;
-comment on function monitor.record_evaluation(jsonb,timestamp with time zone) is 'Stores what the rules evaluated at p_now came to, [{rule_id, revision, error, evaluation_seconds, instances?, samples?}], and the samples [{labels, value}] of recording rules under that time, all or nothing. revision is that of the state it was evaluated on: a result on top of another state, older than what is stored, or of a rule that is gone, is left out. One with an error, or with more than 1,000 instances, which is one, leaves the instances as they are. Returns {recorded, failed, stale, samples: as monitor.record_samples}; failed ones are recorded too. Errors: 22023 when an argument is missing or no array, and those of monitor.record_samples.';
+comment on function monitor.record_evaluation(jsonb,timestamp with time zone) is 'Stores what the rules evaluated at p_now came to, [{rule_id, revision, error, evaluation_seconds, instances?, samples?}], and the samples [{labels, value}] of recording rules under that time, all or nothing. revision is that of the state it was evaluated on: a result on top of another state, older than what is stored, or of a rule that is gone, is left out. One with an error, or with more than 1,000 instances, which is one, leaves the instances as they are. One whose samples cannot be stored has an error too. Returns {recorded, failed, stale, samples: as monitor.record_samples}; failed ones are recorded too. Errors: 22023 when an argument is missing or no array, and those of monitor.record_samples.';
 
 CREATE OR REPLACE FUNCTION monitor.record_replay_slice(p_series_id integer, p_previous_cursor bigint, p_cursor bigint, p_version text, p_state jsonb, p_memory text, p_candidates jsonb, p_forecast jsonb, p_silent_at bigint, p_finished boolean, p_threshold double precision, p_calibration jsonb, p_now timestamp with time zone DEFAULT now(), p_requested_at bigint DEFAULT NULL::bigint)
  RETURNS jsonb
@@ -5752,12 +5766,14 @@ AS $function$
 begin
   insert into monitor.rule_states as known (rule_id) values (new.rule_id)
   on conflict (rule_id) do update
-  set revision = known.revision + 1, instances = '[]', health = 'unknown', last_error = null, evaluated_at = null,
-      evaluation_seconds = null;
+  set revision = known.revision + 1, health = 'unknown', last_error = null, evaluated_at = null, evaluation_seconds = null,
+      -- A new threshold ends no alert: its next evaluation says whether it still holds.
+      instances = case when (old.kind, old.name, old.labels, old.enabled) is not distinct from (new.kind, new.name, new.labels, new.enabled)
+        then known.instances else '[]' end;
   return null;
 end;
 $function$;
-comment on function monitor.reset_rule_state() is 'Trigger of alert_rules: a rule that is new, or that asks something else than before, has yet to be evaluated.';
+comment on function monitor.reset_rule_state() is 'Trigger of alert_rules: a rule that is new, or that asks something else than before, has yet to be evaluated. Its alerts stay while it is known by the same kind, name and labels, unless it was switched off or on.';
 
 CREATE OR REPLACE FUNCTION monitor.resolve_series(p_series jsonb, p_is_own boolean, OUT series_ids integer[], OUT reasons text[], OUT is_delta boolean[], OUT is_overflow boolean[])
  RETURNS record

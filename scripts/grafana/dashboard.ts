@@ -7,7 +7,6 @@ import {
   DatasourceVariableBuilder,
   type QueryVariableBuilder,
   RowBuilder,
-  type TextBoxVariableBuilder,
 } from "@grafana/grafana-foundation-sdk/dashboard";
 import type { Panel } from "./panels.ts";
 
@@ -23,7 +22,7 @@ export interface DashboardText {
   readonly uid: string;
   readonly title: string;
   readonly description: string;
-  readonly variables: readonly (QueryVariableBuilder | TextBoxVariableBuilder)[];
+  readonly variables: readonly QueryVariableBuilder[];
   readonly rows: readonly Row[];
 }
 

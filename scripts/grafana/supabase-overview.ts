@@ -1,4 +1,4 @@
-import { type Dashboard, TextBoxVariableBuilder } from "@grafana/grafana-foundation-sdk/dashboard";
+import type { Dashboard } from "@grafana/grafana-foundation-sdk/dashboard";
 import {
   BytesIEC,
   BytesSI,
@@ -38,7 +38,6 @@ const LIMITS = {
   longestTransaction: { warning: 900 },
   transactionIdAge: { warning: 500e6, critical: 1500e6 },
   replicationSlotLag: { warning: 1024 ** 3 },
-  storage: { warning: 400e6 },
 };
 
 /** Jobs that run less often than every few minutes, and from which age on that is too long ago. */
@@ -68,27 +67,20 @@ export const SUPABASE_OVERVIEW: Dashboard = buildDashboard({
   title: "Supabase overview",
   description:
     "What the collectors of pgvigil measure in the project: docs/metrics.md tells each metric.",
-  variables: [
-    new TextBoxVariableBuilder("connection_limit")
-      .label("Connection limit")
-      .description("max_connections of the database: 60 for the smallest compute size.")
-      .defaultValue("60")
-      .current({ text: "60", value: "60" }),
-  ],
+  variables: [],
   rows: [
     {
       title: "At a glance",
       panels: [
         stat({
           title: "Connections",
-          description:
-            "Clients that are connected, of the limit above. DatabaseConnectionsNearLimit begins " +
-            "at 80 % of the smallest compute size's.",
+          description: "Clients that are connected, of those that the server accepts. " +
+            "DatabaseConnectionsNearLimit begins at 80 %.",
           unit: PercentUnit,
           width: 3,
           decimals: 0,
           limits: { warning: 0.8, critical: 0.95 },
-          queries: line("sum(database_connections) / $connection_limit", "used"),
+          queries: line("sum(database_connections) / max(database_connection_limit)", "used"),
         }),
         stat({
           title: "Cache hit rate",
@@ -159,13 +151,13 @@ export const SUPABASE_OVERVIEW: Dashboard = buildDashboard({
       panels: [
         timeSeries({
           title: "Connections by state",
-          description: "Client connections of this database, and how many there may be.",
+          description: "Client connections of this database, and how many the server accepts.",
           unit: Short,
           width: 8,
           queries: [
             { expr: "sum by (state) (database_connections)", legend: "{{state}}" },
             { expr: "sum(database_connections)", legend: "all" },
-            { expr: "vector($connection_limit)", legend: "limit" },
+            { expr: "max(database_connection_limit)", legend: "limit" },
           ],
         }),
         timeSeries({
@@ -356,12 +348,14 @@ export const SUPABASE_OVERVIEW: Dashboard = buildDashboard({
         }),
         timeSeries({
           title: "Storage",
-          description:
-            "Disk space that the monitor takes. The line is where StorageBudgetNearlySpent begins.",
+          description: "Disk space that the monitor takes, and its budget, if it has one. " +
+            "StorageBudgetNearlySpent begins at 90 % of it.",
           unit: BytesSI,
           width: 8,
-          limits: LIMITS.storage,
-          queries: line(newest("pgvigil_storage_bytes"), "monitor"),
+          queries: [
+            { expr: newest("pgvigil_storage_bytes"), legend: "monitor" },
+            { expr: newest("pgvigil_storage_budget_bytes"), legend: "budget" },
+          ],
         }),
         timeSeries({
           title: "Incidents and alerts",

@@ -15,7 +15,7 @@ export const AlertInstanceRow = z.object({
   active_at: z.iso.datetime(),
   fired_at: z.iso.datetime().nullable(),
   keep_firing_since: z.iso.datetime().nullable(),
-  last_seen_at: z.iso.datetime(),
+  last_sample_at: z.iso.datetime().nullable(),
   no_data: z.boolean(),
 });
 

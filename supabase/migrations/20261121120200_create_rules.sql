@@ -137,7 +137,7 @@ create table monitor.rule_states (
   constraint rule_states_evaluated_at_with_health check ((evaluated_at is null) = (health = 'unknown')),
   constraint rule_states_evaluation_seconds_with_health
     check ((evaluation_seconds is null) = (health = 'unknown') and evaluation_seconds >= 0 and evaluation_seconds < 'infinity')
-);
+) with (fillfactor = 40); -- all rows are rewritten every minute: leave room for each on its page
 
 comment on table monitor.rule_states is 'What the evaluation of a rule remembers.';
 comment on column monitor.rule_states.revision is 'Grows with every change: what was evaluated on top of an older one is refused.';
@@ -165,14 +165,17 @@ as $$
 begin
   insert into monitor.rule_states as known (rule_id) values (new.rule_id)
   on conflict (rule_id) do update
-  set revision = known.revision + 1, instances = '[]', health = 'unknown', last_error = null, evaluated_at = null,
-      evaluation_seconds = null;
+  set revision = known.revision + 1, health = 'unknown', last_error = null, evaluated_at = null, evaluation_seconds = null,
+      -- A new threshold ends no alert: its next evaluation says whether it still holds.
+      instances = case when (old.kind, old.name, old.labels, old.enabled) is not distinct from (new.kind, new.name, new.labels, new.enabled)
+        then known.instances else '[]' end;
   return null;
 end;
 $$;
 
 comment on function monitor.reset_rule_state() is
-  'Trigger of alert_rules: a rule that is new, or that asks something else than before, has yet to be evaluated.';
+  'Trigger of alert_rules: a rule that is new, or that asks something else than before, has yet to be evaluated. Its alerts stay '
+  'while it is known by the same kind, name and labels, unless it was switched off or on.';
 
 create trigger alert_rules_make_state
   after insert on monitor.alert_rules

@@ -19,13 +19,14 @@ as $$
   where rule.enabled
     -- By the slot of time, not by what has passed since: a late run does not shift those after it.
     and (state.evaluated_at is null
+      or state.evaluated_at > p_now + interval '10 minutes' -- by a clock that stood wrong: a run may be 5 minutes ahead
       or floor(extract(epoch from state.evaluated_at) / rule_group.interval_seconds)
         < floor(extract(epoch from p_now) / rule_group.interval_seconds));
 $$;
 
 comment on function monitor.plan_evaluation(timestamptz) is
-  'The enabled rules that have not been evaluated yet in the current slot of their group''s interval: {rules}, each as '
-  'monitor.describe_rule with group_name and interval_seconds, in order.';
+  'The enabled rules that have not been evaluated yet in the current slot of their group''s interval, or whose evaluation lies more '
+  'than 10 minutes ahead: {rules}, each as monitor.describe_rule with group_name and interval_seconds, in order.';
 
 create function monitor.record_evaluation(p_results jsonb, p_now timestamptz)
 returns jsonb
@@ -69,7 +70,7 @@ begin
         evaluation_seconds = result.evaluation_seconds
     from result
     where state.rule_id = result.rule_id and state.revision = result.revision
-      and (state.evaluated_at is null or state.evaluated_at < p_now)
+      and (state.evaluated_at is null or state.evaluated_at < p_now or state.evaluated_at > p_now + interval '10 minutes')
     returning state.rule_id, result.error, result.samples
   ), sampled as (
     select jsonb_agg(sample || jsonb_build_object('metric', rule.name) order by rule.rule_id, place) as samples
@@ -90,6 +91,16 @@ begin
     on conflict do nothing;
     perform monitor.ensure_sample_days(p_now, 0);
     v_stored := monitor.record_samples(v_samples, p_now);
+    with refused as (
+      select rejection ->> 'metric' as metric, count(*) as samples, min(rejection ->> 'reason') as reason
+      from jsonb_array_elements(v_stored -> 'rejected') as rejection
+      group by 1
+    )
+    update monitor.rule_states as state
+    set health = 'err', last_error = format('%s samples could not be stored: %s', refused.samples, refused.reason)
+    from refused
+    join monitor.alert_rules as rule on rule.kind = 'recording' and rule.name = refused.metric
+    where state.rule_id = rule.rule_id and state.health = 'ok' and state.evaluated_at = p_now;
   end if;
   return jsonb_build_object(
     'recorded', v_recorded, 'failed', v_failed, 'stale', jsonb_array_length(p_results) - v_recorded, 'samples', v_stored);
@@ -100,7 +111,7 @@ comment on function monitor.record_evaluation(jsonb, timestamptz) is
   'Stores what the rules evaluated at p_now came to, [{rule_id, revision, error, evaluation_seconds, instances?, samples?}], and the '
   'samples [{labels, value}] of recording rules under that time, all or nothing. revision is that of the state it was evaluated on: '
   'a result on top of another state, older than what is stored, or of a rule that is gone, is left out. One with an error, or with '
-  'more than 1,000 instances, which is one, leaves the instances as they are. Returns {recorded, failed, stale, samples: as '
+  'more than 1,000 instances, which is one, leaves the instances as they are. One whose samples cannot be stored has an error too. Returns {recorded, failed, stale, samples: as '
   'monitor.record_samples}; failed ones are recorded too. Errors: 22023 when an argument is missing or no array, and those of '
   'monitor.record_samples.';
 

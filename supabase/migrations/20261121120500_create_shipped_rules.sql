@@ -128,15 +128,15 @@ select monitor.save_rules($rules$
       {
         "kind": "alerting",
         "name": "DatabaseConnectionsNearLimit",
-        "expr": "sum(database_connections) > 48",
+        "expr": "sum(database_connections) / max(database_connection_limit) > 0.8",
         "for_seconds": 300,
         "labels": {
           "severity": "warning",
           "team": "database"
         },
         "annotations": {
-          "summary": "{{ $value }} database connections are open",
-          "description": "{{ $value }} clients have been connected for 5 minutes; the smallest compute size allows 60, and whoever comes then is refused."
+          "summary": "{{ $value | humanizePercentage }} of the database connections are taken",
+          "description": "Of the connections that the server accepts, {{ $value | humanizePercentage }} are taken now and more than 80 % have been for 5 minutes. When all are, whoever comes is refused."
         },
         "severity": "warning"
       },
@@ -269,15 +269,15 @@ select monitor.save_rules($rules$
       {
         "kind": "alerting",
         "name": "StorageBudgetNearlySpent",
-        "expr": "pgvigil_storage_bytes > 400e6",
+        "expr": "last_over_time(pgvigil_storage_bytes[15m])\n  / last_over_time(pgvigil_storage_budget_bytes[15m]) > 0.9\n",
         "for_seconds": 1800,
         "labels": {
           "severity": "warning",
           "team": "platform"
         },
         "annotations": {
-          "summary": "The monitor takes {{ $value | humanize1024 }}B of disk",
-          "description": "Samples and what is kept beside them take {{ $value | humanize1024 }}B. Shorten a retention, or raise the limit of this rule if the plan has room."
+          "summary": "The monitor takes {{ $value | humanizePercentage }} of its storage budget",
+          "description": "Samples and what is kept beside them take {{ $value | humanizePercentage }} of the budget; above 100 % the oldest weeks of samples are dropped before their time. Shorten a retention, or raise keep_megabytes of the retention policy metric_chunks if the plan has room."
         },
         "severity": "warning"
       }

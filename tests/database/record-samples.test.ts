@@ -67,6 +67,7 @@ describe("the registry of metrics", () => {
       { metric: "avg_moderation_time", category: "workflow", unit: "minutes", kind: "gauge" },
       { metric: "cache_hit_rate", category: "performance", unit: "percent", kind: "gauge" },
       { metric: "celery_queue_size", category: "workflow", unit: "count", kind: "gauge" },
+      { metric: "database_connection_limit", category: "system", unit: "count", kind: "gauge" },
       { metric: "database_connections", category: "system", unit: "count", kind: "gauge" },
       { metric: "error_rate", category: "performance", unit: "percent", kind: "gauge" },
       { metric: "pending_submissions", category: "workflow", unit: "count", kind: "gauge" },

@@ -126,8 +126,10 @@ describe("the shipped collectors", () => {
 describe("monitor.collect_database_connections()", () => {
   it("counts client backends of this database by state, each state every time", async ({ ownDatabase }) => {
     const session = await ownDatabase.connect();
-    const count = async () =>
-      byName(await collect(queryOf(session), "collect_database_connections"));
+    const count = async () => {
+      const samples = await collect(queryOf(session), "collect_database_connections");
+      return byName(samples.filter(({ metric }) => metric === "database_connections"));
+    };
     expect(await count()).toEqual({
       "database_connections active": 1,
       "database_connections idle": 0,
@@ -149,6 +151,21 @@ describe("monitor.collect_database_connections()", () => {
       "database_connections idle in transaction (aborted)": 1,
       "database_connections other": 0,
     });
+  });
+
+  it("says how many there may be: all but the reserved ones", async ({ query }) => {
+    const { rows: [settings] } = await query<{ most: number; reserved: number }>(
+      `select sum(setting::int) filter (where name = 'max_connections')::int as most,
+         sum(setting::int) filter (where name ~ 'reserved_connections$')::int as reserved
+       from pg_settings`,
+    );
+    const samples = await collect(query, "collect_database_connections");
+    expect(settings!.reserved).toBeGreaterThan(0);
+    expect(samples.filter(({ metric }) => metric !== "database_connections")).toEqual([{
+      metric: "database_connection_limit",
+      labels: {},
+      value: settings!.most - settings!.reserved,
+    }]);
   });
 });
 
@@ -411,6 +428,23 @@ describe("sizes", () => {
     expect(byName(await collect(query, "collect_storage")).pgvigil_storage_bytes).toBeGreaterThan(
       before,
     );
+  });
+
+  it("pgvigil_storage_budget_bytes is what the policy allows, as long as there is a budget", async ({ query, asOwner }) => {
+    const budget = async (megabytes: number | null) => {
+      await asOwner(
+        "update monitor.retention_policies set keep_megabytes = $1 where entity = 'metric_chunks'",
+        [megabytes],
+      );
+      return (await collect(query, "collect_storage"))
+        .filter(({ metric }) => metric === "pgvigil_storage_budget_bytes");
+    };
+    const ofBytes = (value: number) => [
+      { metric: "pgvigil_storage_budget_bytes", labels: {}, value },
+    ];
+    expect(await budget(1)).toEqual(ofBytes(1e6));
+    expect(await budget(100_000_000)).toEqual(ofBytes(1e14));
+    expect(await budget(null)).toEqual([]);
   });
 });
 

@@ -345,7 +345,7 @@ describe("a collection", () => {
     );
     expect(byName.get("collect_test_raises")).toMatchObject({ outcome: "failed", rows: 0 });
     expect(byName.get("collect_test_sleeps")).toMatchObject({ outcome: "timed_out", rows: 0 });
-    expect(byName.get("collect_database_connections")).toMatchObject({ outcome: "ok", rows: 5 });
+    expect(byName.get("collect_database_connections")).toMatchObject({ outcome: "ok", rows: 6 });
 
     const { rows } = await db.query(
       `select collector, last_outcome, last_error, backoff_factor, last_duration_seconds

@@ -463,7 +463,7 @@ describe("rules", () => {
     active_at: "2026-02-01T11:00:00.000Z",
     fired_at: null,
     keep_firing_since: null,
-    last_seen_at: "2026-02-01T11:59:00.000Z",
+    last_sample_at: "2026-02-01T11:59:00.000Z",
     no_data: false,
     ...changes,
   });

@@ -8,7 +8,7 @@ import {
 
 const MINUTE = 60_000;
 
-/** A metric of which there are samples: a counter grows by 60 a minute and more, a gauge is from 1 to 9. */
+/** A metric of which there are samples: a counter grows by 60 a minute and more, a gauge is from 1 to 9 unless it is a limit. */
 export interface DemoMetric {
   readonly metric: string;
   readonly kind: "counter" | "gauge" | "histogram";
@@ -72,6 +72,12 @@ export const SERIES_LABELS: Readonly<Record<string, readonly Labels[]>> = {
   rate_limit_violations: ALL_AND_EACH_JOB,
 };
 
+/** Values of the gauges that stay the same: limits of others, which are below them. */
+const STEADY_VALUES: Readonly<Record<string, number>> = {
+  database_connection_limit: 60,
+  pgvigil_storage_budget_bytes: 400e6,
+};
+
 /** How much each bucket grows per sample, by its upper bound in seconds. */
 const BUCKETS = { 1: 40, 3: 55, 10: 59, "+Inf": 60 };
 
@@ -93,7 +99,10 @@ export function makeDemoSeries(
       const growth = 60 * (index + 1);
       if (kind === "counter") return [make(metric, labels, (n) => growth * n)];
       if (metric === "up") return [make(metric, labels, (n) => Number((n + index) % 10 > 0))];
-      if (kind === "gauge") return [make(metric, labels, (n) => 5 + 4 * Math.sin(n + index))];
+      if (kind === "gauge") {
+        const steady = STEADY_VALUES[metric];
+        return [make(metric, labels, (n) => steady ?? 5 + 4 * Math.sin(n + index))];
+      }
       return [
         ...Object.entries(BUCKETS).map(([le, step]) =>
           make(`${metric}_bucket`, { ...labels, le }, (n) => step * n)
