@@ -8,6 +8,7 @@ const TIME_DEPENDENT = new Set([
   "day_of_year",
   "end",
   "hour",
+  "info",
   "minute",
   "month",
   "predict_linear",

@@ -2,6 +2,7 @@ import type { Aggregation } from "./ast.ts";
 import type { Annotations } from "./annotations.ts";
 import { stringOf } from "./string-of.ts";
 import {
+  type Bounds,
   type Column,
   type Grid,
   makeColumn,
@@ -31,6 +32,7 @@ export interface AggregationContext {
   readonly annotations: Annotations;
   /** The parameter at each step, for those that take a scalar. */
   readonly param: Float64Array | undefined;
+  readonly bounds: Bounds;
 }
 
 /** Puts columns together over some of their labels. @throws {PromqlError} */
@@ -48,7 +50,7 @@ export function aggregate(
     case "limit_ratio":
       return selectRatio(expr, columns, context);
     case "count_values":
-      return countValues(expr, columns, context.grid);
+      return countValues(expr, columns, context);
     default:
       return reduceGroups(expr, columns, context);
   }
@@ -226,7 +228,7 @@ function emptyCopies(columns: readonly Column[]): Map<Column, Column> {
 function selectByValue(
   expr: Aggregation,
   columns: readonly Column[],
-  { grid, param }: AggregationContext,
+  { grid, param, bounds }: AggregationContext,
 ): Column[] {
   const groups = groupColumns(expr, columns);
   const selected = emptyCopies(columns);
@@ -236,6 +238,7 @@ function selectByValue(
   for (let i = 0; i < grid.count; i += 1) {
     const count = readCount(param![i]!, columns.length);
     if (count < 1) continue;
+    bounds.spend(columns.length);
     for (const { members } of groups) {
       const heap = new ValueHeap(count, isTop);
       for (const member of members) {
@@ -378,27 +381,34 @@ class ValueHeap {
 
 // Series made of values
 
-function countValues(expr: Aggregation, columns: readonly Column[], grid: Grid): Column[] {
+function countValues(
+  expr: Aggregation,
+  columns: readonly Column[],
+  { grid, bounds }: AggregationContext,
+): Column[] {
   const label = stringOf(expr.param!);
   if (!isValidName(label)) {
     throw new PromqlError("execution", `invalid label name ${quote(label)}`);
   }
   const results = new Map<string, Column>();
   for (const column of columns) {
-    const seen = new Map<number, Column>();
+    bounds.spend(grid.count);
+    const seen = new Map<number | "-0", Column>();
     for (let i = 0; i < grid.count; i += 1) {
       if (column.present[i] === 0) continue;
       const value = column.values[i]!;
-      let result = seen.get(value);
+      // To a map, 0 and -0 are the same.
+      const seenKey = Object.is(value, -0) ? "-0" : value;
+      let result = seen.get(seenKey);
       if (result === undefined) {
         const labelled = withLabel(column.labels, label, formatDecimal(value));
         const labels = expr.without
           ? omitLabels(labelled, [...expr.grouping, METRIC_NAME])
           : pickLabels(labelled, [...expr.grouping, label]);
         const key = labelsKey(labels);
-        result = results.get(key) ?? makeColumn(labels, false, grid.count);
+        result = results.get(key) ?? bounds.make(labels, false, grid.count);
         results.set(key, result);
-        seen.set(value, result);
+        seen.set(seenKey, result);
       }
       result.present[i] = 1;
       result.values[i]! += 1;

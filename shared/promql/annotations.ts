@@ -14,6 +14,9 @@ interface MonotonicityFix {
   until: number;
 }
 
+/** What a date reaches, either way from 1970, in milliseconds: `@` goes further. */
+const LAST_DATE = 8_640_000_000_000_000;
+
 /** What a query has to say beside its result, in Prometheus' words, each once. */
 export class Annotations {
   readonly #text: string;
@@ -85,5 +88,6 @@ export class Annotations {
 }
 
 function toInstant(milliseconds: number): string {
+  if (Math.abs(milliseconds) > LAST_DATE) return `${milliseconds / 1000}`;
   return new Date(milliseconds).toISOString().replace(/\.\d+Z$/, "Z");
 }

@@ -1,6 +1,6 @@
 import { PromqlError } from "./promql-error.ts";
 import { labelsKey } from "./labels-key.ts";
-import { type Labels, METRIC_NAME } from "./series.ts";
+import { labelOf, type Labels, METRIC_NAME } from "./series.ts";
 
 /** The steps that an expression is evaluated at. */
 export interface Grid {
@@ -36,6 +36,16 @@ export function makeColumn(labels: Labels, dropsName: boolean, count: number): C
   };
 }
 
+/** Keeps an evaluation within its limits. @throws {PromqlError} from each, of kind `limit` or `timeout` */
+export interface Bounds {
+  /** A column without values, which counts among those that are alive. */
+  make(labels: Labels, dropsName: boolean, count: number): Column;
+  /** Notes that so many values have been looked at: after many, whether there is time left. */
+  spend(values: number): void;
+  /** Notes that so much text was made, in UTF-16 units. */
+  takeText(length: number): void;
+}
+
 /** Without the labels given. */
 export function omitLabels(labels: Labels, names: Iterable<string>): Labels {
   const rest: Record<string, string> = { ...labels };
@@ -45,12 +55,13 @@ export function omitLabels(labels: Labels, names: Iterable<string>): Labels {
 
 /** Only the labels given. */
 export function pickLabels(labels: Labels, names: Iterable<string>): Labels {
-  const picked: Record<string, string> = {};
+  const picked: [name: string, value: string][] = [];
   for (const name of names) {
-    const value = labels[name];
-    if (value !== undefined) picked[name] = value;
+    const value = labelOf(labels, name);
+    if (value !== "") picked.push([name, value]);
   }
-  return picked;
+  // Set one by one, "__proto__" would not become a label.
+  return Object.fromEntries(picked);
 }
 
 /** With a label set, or gone when the value is empty. */

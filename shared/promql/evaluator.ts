@@ -12,6 +12,7 @@ import type {
   VectorSelector,
 } from "./ast.ts";
 import {
+  type Bounds,
   type Column,
   dropMetadata,
   type Grid,
@@ -77,14 +78,29 @@ const BOUND_TO_STEP = new Set([
   ...Object.keys(DATE_FUNCTIONS),
 ]);
 
+/** How many values may be looked at before the time is. */
+const VALUES_BETWEEN_LOOKS = 100_000;
+
+/** How much text of labels a query may make, in UTF-16 units. */
+const TEXT_LIMIT = 32_000_000;
+
 const COUNTER_SUFFIX = /_(?:total|sum|count|bucket)$/;
 
 /** Evaluates expressions column by column: one series over all steps at a time. */
 export class Evaluator {
   readonly #context: Evaluation;
   readonly #tracks = new WeakMap<SampledSeries, Track>();
+  readonly #bounds: Bounds = {
+    make: (labels, dropsName, count) => this.#make(labels, dropsName, count),
+    spend: (values) => this.#spend(values),
+    takeText: (length) => this.#takeText(length),
+  };
   /** Values of the columns that are alive. */
   #held = 0;
+  /** Values that were looked at since the time was. */
+  #spent = 0;
+  /** Text of labels that was made, in UTF-16 units. */
+  #text = 0;
 
   constructor(context: Evaluation) {
     this.#context = context;
@@ -190,6 +206,23 @@ export class Evaluator {
     }
   }
 
+  #spend(values: number): void {
+    this.#spent += values;
+    if (this.#spent < VALUES_BETWEEN_LOOKS) return;
+    this.#spent = 0;
+    if (this.#context.isTimeUp()) throw timeout();
+  }
+
+  #takeText(length: number): void {
+    this.#text += length;
+    if (this.#text > TEXT_LIMIT) {
+      throw limit(
+        `more than ${TEXT_LIMIT} characters of labels to be made`,
+        "let label_replace() and label_join() make shorter ones, of fewer series",
+      );
+    }
+  }
+
   #make(labels: Labels, dropsName: boolean, count: number): Column {
     this.#take(count);
     return makeColumn(labels, dropsName, count);
@@ -263,7 +296,7 @@ export class Evaluator {
     const at = this.#resolveAt(selector.at);
     const columns: Column[] = [];
     for (const series of this.#context.seriesOf(selector)) {
-      if (columns.length % 64 === 0 && this.#context.isTimeUp()) throw timeout();
+      this.#spend(grid.count);
       const track = this.#track(series);
       const { times, stale } = track;
       const column = this.#make(track.labels, false, grid.count);
@@ -369,7 +402,7 @@ export class Evaluator {
     const isSet = expr.op === "and" || expr.op === "or" || expr.op === "unless";
     const columns = isSet
       ? present(combineSets(expr, left, right, grid))
-      : combineVectors(expr, left, right, grid);
+      : combineVectors(expr, left, right, grid, this.#bounds);
     const dropsNames = !isSet && expr.returnsBool && !this.#context.isNameRemovalDelayed;
     return dropsNames ? this.#dropNames(columns) : mergeSameLabels(columns);
   }
@@ -379,7 +412,7 @@ export class Evaluator {
     const param = takesScalar ? this.scalars(expr.param!, grid) : undefined;
     const columns = this.vector(expr.expr, grid);
     const { annotations } = this.#context;
-    return aggregate(expr, columns, { grid, annotations, param });
+    return aggregate(expr, columns, { grid, annotations, param, bounds: this.#bounds });
   }
 
   // Functions
@@ -451,8 +484,8 @@ export class Evaluator {
       case "label_replace": {
         const columns = this.vector(args[0]!, grid);
         const texts = args.slice(1).map(stringOf);
-        if (func === "label_join") joinLabels(columns, texts);
-        else replaceLabel(columns, texts);
+        if (func === "label_join") joinLabels(columns, texts, this.#bounds);
+        else replaceLabel(columns, texts, this.#bounds);
         return mergeSameLabels(columns);
       }
       case "round": {
@@ -498,7 +531,7 @@ export class Evaluator {
     const frame: Frame = { time: 0, from: 0, until: 0, params: scalars.map(() => 0) };
     const columns: Column[] = [];
     for (const { labels, dropsName, times, values } of points) {
-      if (columns.length % 64 === 0 && this.#context.isTimeUp()) throw timeout();
+      this.#spend(grid.count);
       const name = labels[METRIC_NAME] ?? "";
       const isDropped = dropsName || !keepsName;
       const column = this.#make(
@@ -526,6 +559,7 @@ export class Evaluator {
         for (let i = 0; i < scalars.length; i += 1) frame.params[i] = scalars[i]![step]!;
         if (scalars.length > 0) this.#checkParams(func, frame.params, args[0]!);
         if (high - low < least) continue;
+        this.#spend(high - low);
         column.values[step] = run(times, values, low, high, frame);
         column.present[step] = 1;
         isAny = true;
@@ -572,7 +606,7 @@ export class Evaluator {
     const column = this.#make({}, false, grid.count);
     column.present.fill(1);
     for (let i = 0; i < grid.count; i += 1) {
-      column.values[i] = read(Math.floor(timeAt(grid, i) / 1000));
+      column.values[i] = read(timeAt(grid, i) / 1000);
     }
     return [column];
   }
@@ -638,9 +672,29 @@ export class Evaluator {
         }
       }
       const found = histogramQuantile(quantiles, columns, context);
-      return isNamed ? found.flatMap((column) => splitByQuantile(column, label, quantiles)) : found;
+      return isNamed
+        ? found.flatMap((column) => this.#splitByQuantile(column, label, quantiles))
+        : found;
     });
     return this.#dropNames(mergeSameLabels(results));
+  }
+
+  /** A column for each quantile that there is among the steps, which is mostly one. */
+  #splitByQuantile(column: Column, label: string, quantiles: Float64Array): Column[] {
+    const byQuantile = new Map<number, Column>();
+    for (let i = 0; i < quantiles.length; i += 1) {
+      if (column.present[i] === 0) continue;
+      const quantile = quantiles[i]!;
+      let own = byQuantile.get(quantile);
+      if (own === undefined) {
+        const labels = withLabel(column.labels, label, formatOpenMetrics(quantile));
+        own = this.#make(labels, column.dropsName, quantiles.length);
+        byQuantile.set(quantile, own);
+      }
+      own.values[i] = column.values[i]!;
+      own.present[i] = 1;
+    }
+    return [...byQuantile.values()];
   }
 
   #info(call: Call, grid: Grid): Column[] {
@@ -658,7 +712,7 @@ export class Evaluator {
         },
       };
     });
-    return mergeSameLabels(joinInfo(base, infos, infoMatchers(call), grid));
+    return mergeSameLabels(joinInfo(base, infos, infoMatchers(call), grid, this.#bounds));
   }
 
   #sort({ func, args, ...span }: Call, grid: Grid): Column[] {
@@ -737,15 +791,6 @@ function absentLabels(arg: Expr): Labels {
     if (op === "=") isSet.add(name);
   }
   return labels;
-}
-
-/** A column for each quantile that there is among the steps, which is mostly one. */
-function splitByQuantile(column: Column, label: string, quantiles: Float64Array): Column[] {
-  return [...new Set(quantiles)].map((quantile) => ({
-    ...column,
-    labels: withLabel(column.labels, label, formatOpenMetrics(quantile)),
-    present: column.present.map((is, i) => Object.is(quantiles[i], quantile) ? is : 0),
-  }));
 }
 
 /** As a quantile is written in OpenMetrics: always with a point or an exponent. */

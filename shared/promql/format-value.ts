@@ -2,7 +2,7 @@
 export function formatValue(value: number): string {
   if (value === Infinity) return "+Inf";
   if (value === -Infinity) return "-Inf";
-  return Object.is(value, -0) ? "-0" : String(value);
+  return Object.is(value, -0) ? "-0" : padExponent(String(value));
 }
 
 /** A value in decimal without an exponent, however long: how `count_values` and the text of an expression show it. */
@@ -23,5 +23,10 @@ export function formatShort(value: number): string {
   if (Number.isNaN(value) || !Number.isFinite(value) || value === 0) return formatValue(value);
   const magnitude = Math.abs(value);
   if (magnitude >= 1e-4 && magnitude < 1e6) return formatDecimal(value);
-  return value.toExponential().replace(/e([+-])(\d)$/, "e$10$2");
+  return padExponent(value.toExponential());
+}
+
+/** Exponents have two digits at least in Go. */
+function padExponent(text: string): string {
+  return text.replace(/e([+-])(\d)$/, "e$10$2");
 }

@@ -1,5 +1,5 @@
 import type { Call } from "./ast.ts";
-import { type Column, type Grid, makeColumn } from "./columns.ts";
+import type { Bounds, Column, Grid } from "./columns.ts";
 import { formatLabelSet } from "./format-labels.ts";
 import { labelsKey } from "./labels-key.ts";
 import { compileMatcher } from "./match-labels.ts";
@@ -43,6 +43,7 @@ export function joinInfo(
   infos: readonly InfoSeries[],
   matchers: readonly Matcher[],
   grid: Grid,
+  { make, spend }: Bounds,
 ): Column[] {
   const nameTests = matchers.filter(({ name }) => name === METRIC_NAME).map(compileMatcher);
   const dataMatchers = matchers.filter(({ name }) => name !== METRIC_NAME);
@@ -62,7 +63,7 @@ export function joinInfo(
     const key = labelsKey(labels);
     let result = results.get(key);
     if (result === undefined) {
-      results.set(key, result = makeColumn(labels, column.dropsName, grid.count));
+      results.set(key, result = make(labels, column.dropsName, grid.count));
     }
     if (result.present[step] === 1) {
       throw new PromqlError("execution", "vector cannot contain metrics with the same labelset");
@@ -79,6 +80,7 @@ export function joinInfo(
     const candidates = hasIdentity ? byIdentity.get(identify(column.labels)) ?? [] : [];
     for (let step = 0; step < grid.count; step += 1) {
       if (column.present[step] === 0) continue;
+      spend(1 + candidates.length);
       if (isInfo) {
         keep(column, column.labels, step);
         continue;
@@ -119,15 +121,15 @@ function dataOf(
   own: Labels,
   asked: ReadonlySet<string>,
 ): Labels {
-  const added: Record<string, string> = {};
+  const added = new Map<string, string>();
   for (const { labels } of infos) {
     for (const [name, value] of Object.entries(labels)) {
       if (name === METRIC_NAME || (asked.size > 0 && !asked.has(name))) continue;
-      if (added[name] !== undefined && added[name] !== value) {
+      if ((added.get(name) ?? value) !== value) {
         throw new PromqlError("execution", `conflicting label: ${name}`);
       }
-      if (own[name] === undefined) added[name] = value;
+      if (!Object.hasOwn(own, name)) added.set(name, value);
     }
   }
-  return added;
+  return Object.fromEntries(added);
 }

@@ -1,8 +1,8 @@
 import { RE2JS } from "re2js";
-import { type Column, withLabel } from "./columns.ts";
+import { type Bounds, type Column, withLabel } from "./columns.ts";
 import { compilePattern } from "./match-labels.ts";
 import { PromqlError } from "./promql-error.ts";
-import { METRIC_NAME } from "./series.ts";
+import { labelOf, METRIC_NAME } from "./series.ts";
 import { isValidName } from "./unquote.ts";
 
 function relabel(column: Column, name: string, value: string): void {
@@ -15,10 +15,14 @@ function checkName(name: string, what: string): void {
   if (!isValidName(name)) throw new PromqlError("execution", `invalid ${what}: ${name}`);
 }
 
+/** Values that could be looked at while one is matched. */
+const MATCH_COST = 1000;
+
 /** `label_replace`: columns are changed in place. @throws {PromqlError} */
 export function replaceLabel(
   columns: readonly Column[],
   [target = "", replacement = "", source = "", pattern = ""]: readonly string[],
+  { spend, takeText }: Bounds,
 ): void {
   let compiled: RE2JS;
   try {
@@ -32,9 +36,16 @@ export function replaceLabel(
   }
   checkName(target, "destination label name in label_replace()");
   for (const column of columns) {
-    const matcher = compiled.matcher(column.labels[source] ?? "");
+    spend(MATCH_COST);
+    const matcher = compiled.matcher(labelOf(column.labels, source));
     if (!matcher.find()) continue;
-    relabel(column, target, expand(replacement, (group) => readGroup(matcher, group)));
+    takeText(replacement.length);
+    const read = (group: string) => {
+      const text = readGroup(matcher, group);
+      takeText(text.length);
+      return text;
+    };
+    relabel(column, target, expand(replacement, read));
   }
 }
 
@@ -64,12 +75,15 @@ function expand(replacement: string, read: (group: string) => string): string {
 export function joinLabels(
   columns: readonly Column[],
   [target = "", separator = "", ...sources]: readonly string[],
+  { spend, takeText }: Bounds,
 ): void {
   for (const source of sources) checkName(source, "source label name in label_join()");
   checkName(target, "destination label name in label_join()");
   for (const column of columns) {
-    const value = sources.map((source) => column.labels[source] ?? "").join(separator);
-    relabel(column, target, value);
+    spend(sources.length);
+    const values = sources.map((source) => labelOf(column.labels, source));
+    for (const value of values) takeText(value.length + separator.length);
+    relabel(column, target, values.join(separator));
   }
 }
 
@@ -80,7 +94,7 @@ export function compareByLabels(
   b: Column,
 ): number {
   for (const name of names) {
-    const [valueA, valueB] = [a.labels[name] ?? "", b.labels[name] ?? ""];
+    const [valueA, valueB] = [labelOf(a.labels, name), labelOf(b.labels, name)];
     if (valueA !== valueB) return compareNaturally(valueA, valueB);
   }
   return 0;
@@ -98,8 +112,10 @@ function compareNaturally(a: string, b: string): number {
     if (chunkA === chunkB) continue;
     const areNumbers = /^\d/.test(chunkA) && /^\d/.test(chunkB);
     if (areNumbers) {
-      const [numberA, numberB] = [BigInt(chunkA), BigInt(chunkB)];
-      if (numberA !== numberB) return numberA < numberB ? -1 : 1;
+      const [numberA, numberB] = [chunkA, chunkB].map((chunk) => chunk.replace(/^0+/, ""));
+      if (numberA !== numberB) {
+        return numberA!.length - numberB!.length || (numberA! < numberB! ? -1 : 1);
+      }
       // The same number with fewer zeros before it comes last.
       if (chunkA.length !== chunkB.length) return chunkA.length > chunkB.length ? -1 : 1;
     }

@@ -1,6 +1,6 @@
 import { RE2JS, RE2JSException } from "re2js";
 import { PromqlError } from "./promql-error.ts";
-import type { Labels, Matcher } from "./series.ts";
+import { labelOf, type Labels, type Matcher } from "./series.ts";
 
 /** Longer patterns are refused: they cost more to compile than any label is worth. */
 export const PATTERN_LIMIT = 8192;
@@ -98,7 +98,7 @@ export function matchesAll(matchers: readonly Matcher[], labels: Labels): boolea
 /** {@link matchesAll} for many label sets. @throws {PromqlError} for a pattern that is none. */
 export function compileMatchers(matchers: readonly Matcher[]): (labels: Labels) => boolean {
   const tests = matchers.map((matcher) => ({ name: matcher.name, test: compileMatcher(matcher) }));
-  return (labels) => tests.every(({ name, test }) => test(labels[name] ?? ""));
+  return (labels) => tests.every(({ name, test }) => test(labelOf(labels, name)));
 }
 
 /** Repetitions beyond that make Postgres' automaton grow out of bounds. */
@@ -120,9 +120,7 @@ export function toPostgresPattern(pattern: string): string | undefined {
     isQuantified = false;
     const repeat = /^\{(\d+)(,(\d*))?\}/.exec(rest);
     const group = /^\((?:\?:|\?P?<\w+>)?/.exec(rest);
-    const charClass = /^\[(\^?)((?:[a-zA-Z0-9_]-[a-zA-Z0-9_]|[\w .:/,;@#%&=!<>"'~-])+)\]/.exec(
-      rest,
-    );
+    const charClass = /^\[(\^?)([\w .:/,;@#%&=!<>"'~-]+)\]/.exec(rest);
     const escaped = /^\\([dws]|[^a-zA-Z0-9\s])/.exec(rest);
     if (repeat !== null) {
       const most = Number(repeat[3] || repeat[1]);

@@ -1,9 +1,9 @@
 import type { ArithmeticOp, Binary, BinaryOp, ComparisonOp, VectorMatching } from "./ast.ts";
 import {
+  type Bounds,
   type Column,
   dropMetadata,
   type Grid,
-  makeColumn,
   METADATA_LABELS,
   omitLabels,
   pickLabels,
@@ -12,7 +12,7 @@ import {
 import { formatLabelSet } from "./format-labels.ts";
 import { labelsKey } from "./labels-key.ts";
 import { PromqlError } from "./promql-error.ts";
-import type { Labels } from "./series.ts";
+import { labelOf, type Labels } from "./series.ts";
 
 const ARITHMETIC: Readonly<Record<ArithmeticOp, (a: number, b: number) => number>> = {
   "+": (a, b) => a + b,
@@ -119,6 +119,7 @@ export function combineVectors(
   left: readonly Column[],
   right: readonly Column[],
   grid: Grid,
+  bounds: Bounds,
 ): Column[] {
   const matching = expr.matching!;
   const isSwapped = matching.card === "one-to-many";
@@ -127,15 +128,19 @@ export function combineVectors(
   const bySignature = groupOnes(one, sign, matching, grid);
 
   const results: Column[] = [];
-  const partners = new Map<string, { readonly result: Column; readonly present: Uint8Array }[]>();
+  /** By what may be there once, the steps at which it is. */
+  const taken = new Map<string, Uint8Array>();
   for (const element of many) {
     const signature = sign(element.labels);
     for (const match of bySignature.get(signature) ?? []) {
-      const { result, met } = combinePair(expr, element, match, grid, isSwapped);
-      const rivals = partners.get(signature) ?? [];
-      partners.set(signature, rivals);
-      checkUnique(matching, result.labels, met, rivals);
-      rivals.push({ result, present: met });
+      bounds.spend(grid.count);
+      if (!element.present.some((is, i) => is === 1 && match.present[i] === 1)) continue;
+      const { result, met } = combinePair(expr, element, match, grid, isSwapped, bounds);
+      const isOneToOne = matching.card === "one-to-one";
+      const key = isOneToOne ? signature : `${signature} ${labelsKey(result.labels)}`;
+      const before = taken.get(key);
+      if (before === undefined) taken.set(key, met);
+      else takeSteps(before, met, isOneToOne);
       if (result.present.includes(1)) results.push(result);
     }
   }
@@ -150,6 +155,8 @@ function groupOnes(
   grid: Grid,
 ): Map<string, Column[]> {
   const bySignature = new Map<string, Column[]>();
+  /** By signature, the steps at which there is an element; only where there are several. */
+  const taken = new Map<string, Uint8Array>();
   for (const column of one) {
     const signature = sign(column.labels);
     const others = bySignature.get(signature);
@@ -157,12 +164,15 @@ function groupOnes(
       bySignature.set(signature, [column]);
       continue;
     }
-    for (const other of others) {
-      for (let i = 0; i < grid.count; i += 1) {
-        if (column.present[i] === 1 && other.present[i] === 1) {
-          throw duplicateError(matching, column.labels, other.labels);
-        }
+    const steps = taken.get(signature) ?? others[0]!.present.slice();
+    taken.set(signature, steps);
+    for (let i = 0; i < grid.count; i += 1) {
+      if (column.present[i] === 0) continue;
+      if (steps[i] === 1) {
+        const other = others.find(({ present }) => present[i] === 1)!;
+        throw duplicateError(matching, column.labels, other.labels);
       }
+      steps[i] = 1;
     }
     others.push(column);
   }
@@ -192,9 +202,10 @@ function combinePair(
   match: Column,
   grid: Grid,
   isSwapped: boolean,
+  { make }: Bounds,
 ): { result: Column; met: Uint8Array } {
   const labels = resultLabels(op, matching!, element.labels, match.labels);
-  const result = makeColumn(labels, returnsBool, grid.count);
+  const result = make(labels, returnsBool, grid.count);
   const met = new Uint8Array(grid.count);
   const [left, right] = isSwapped ? [match, element] : [element, match];
   const holds = isComparison(op) ? COMPARISONS[op] : undefined;
@@ -226,27 +237,22 @@ function resultLabels(
   if (card === "one-to-one") {
     result = on ? pickLabels(result, labels) : omitLabels(result, labels);
   }
-  for (const name of include) result = withLabel(result, name, match[name] ?? "");
+  for (const name of include) result = withLabel(result, name, labelOf(match, name));
   return result;
 }
 
-/** @throws {PromqlError} if an element meets a second one at the same step where it may have one */
-function checkUnique(
-  { card }: VectorMatching,
-  labels: Labels,
-  met: Uint8Array,
-  rivals: readonly { readonly result: Column; readonly present: Uint8Array }[],
-): void {
-  const isOneToOne = card === "one-to-one";
-  const key = isOneToOne ? "" : labelsKey(labels);
-  for (const { result, present } of rivals) {
-    if (!isOneToOne && labelsKey(result.labels) !== key) continue;
-    if (!met.some((is, i) => is === 1 && present[i] === 1)) continue;
-    throw new PromqlError(
-      "execution",
-      isOneToOne
-        ? "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)"
-        : "multiple matches for labels: grouping labels must ensure unique matches",
-    );
+/** Adds steps to those that are taken. @throws {PromqlError} if one of them is, by a second element where there may be one */
+function takeSteps(taken: Uint8Array, steps: Uint8Array, isOneToOne: boolean): void {
+  for (let i = 0; i < steps.length; i += 1) {
+    if (steps[i] === 0) continue;
+    if (taken[i] === 1) {
+      throw new PromqlError(
+        "execution",
+        isOneToOne
+          ? "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)"
+          : "multiple matches for labels: grouping labels must ensure unique matches",
+      );
+    }
+    taken[i] = 1;
   }
 }

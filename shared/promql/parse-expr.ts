@@ -76,13 +76,13 @@ export function parseSeriesName(text: string): Labels {
   if (expr.kind !== "vector-selector" || expr.offset !== 0 || expr.at !== undefined) {
     return fail("expected a name and labels");
   }
-  const labels: Record<string, string> = {};
+  const labels = new Map<string, string>();
   for (const { name, op, value } of expr.matchers) {
     if (op !== "=") fail(`${op} cannot stand`);
-    if (Object.hasOwn(labels, name)) fail(`label ${quote(name)} is there twice`);
-    if (value !== "") labels[name] = value;
+    if (labels.has(name)) fail(`label ${quote(name)} is there twice`);
+    if (value !== "") labels.set(name, value);
   }
-  return labels;
+  return Object.fromEntries(labels);
 }
 
 /** What may be tried at the place of an error, to tell what would have fitted, and how it is called. */
@@ -902,10 +902,12 @@ function listAlternatives(items: readonly string[]): string {
 /** The name that is at most two characters away, if there is one. */
 function closest(name: string, names: Iterable<string>): string | undefined {
   let best: string | undefined;
-  let least = name.length < 5 ? 2 : 3;
+  const bound = name.length < 5 ? 2 : 3;
+  let least = bound;
   for (const candidate of names) {
-    if (Math.abs(candidate.length - name.length) >= least) continue;
-    const distance = editDistance(name, candidate);
+    if (Math.abs(candidate.length - name.length) >= bound) continue;
+    // What is only not finished yet is the likelier.
+    const distance = editDistance(name, candidate) - (candidate.startsWith(name) ? 0.5 : 0);
     if (distance < least) {
       least = distance;
       best = candidate;

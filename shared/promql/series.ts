@@ -4,6 +4,13 @@ export type Labels = Readonly<Record<string, string>>;
 /** Label that holds the name of the metric. */
 export const METRIC_NAME = "__name__";
 
+/** The value of a label, empty if there is none. */
+export function labelOf(labels: Labels, name: string): string {
+  const value: unknown = labels[name];
+  // What any object has by the name of a label, like "constructor", is no text.
+  return typeof value === "string" ? value : "";
+}
+
 /** A condition on a label; patterns are RE2, anchored at both ends. */
 export interface Matcher {
   readonly name: string;
