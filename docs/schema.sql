@@ -701,6 +701,7 @@ create table monitor.metric_definitions (
   series_limit integer not null default 1000,
   detection_budget double precision not null default 1,
   minimum_change_ratio double precision,
+  is_recorded boolean not null default false,
   constraint metric_definitions_category_known CHECK ((category = ANY (ARRAY['performance'::text, 'security'::text, 'workflow'::text, 'monitoring'::text, 'system'::text]))),
   constraint metric_definitions_description_present CHECK ((description <> ''::text)),
   constraint metric_definitions_detection_budget_in_range CHECK (((detection_budget >= (0.01)::double precision) AND (detection_budget <= (100)::double precision))),
@@ -729,6 +730,7 @@ comment on column monitor.metric_definitions.is_ingestible is 'Whether senders m
 comment on column monitor.metric_definitions.series_limit is 'Most series the metric may have; further sets of labels go to its series {otel_metric_overflow="true"}.';
 comment on column monitor.metric_definitions.detection_budget is 'Anomalies told a week and series at most, from 0.01 to 100. The sensitivities low, normal and high are 0.25, 1 and 4.';
 comment on column monitor.metric_definitions.minimum_change_ratio is 'As a share of what was expected: a smaller change is never an anomaly. 0: no limit. Null: inferred from unit and kind.';
+comment on column monitor.metric_definitions.is_recorded is 'Whether recording rules write it; they write no other, because the first sample of a time stays and would take the place of what was measured.';
 
 create table monitor.metric_rollups (
   series_id integer not null,
@@ -5458,14 +5460,18 @@ begin
 
   with result as (
     select
-      (entry ->> 'rule_id')::bigint as rule_id,
+      rule.rule_id,
       (entry ->> 'revision')::bigint as revision,
       (entry ->> 'evaluation_seconds')::double precision as evaluation_seconds,
       entry -> 'instances' as instances,
       entry -> 'samples' as samples,
       coalesce(entry ->> 'error', case when jsonb_array_length(entry -> 'instances') > 1000 then
-        format('the rule has %s alerts, and may have 1000', jsonb_array_length(entry -> 'instances')) end) as error
+        format('the rule has %s alerts, and may have 1000', jsonb_array_length(entry -> 'instances')) end,
+        case when rule.kind = 'recording' and not definition.is_recorded then
+          format('%s is measured or sent: record under a name that nobody else writes', rule.name) end) as error
     from jsonb_array_elements(p_results) as entry
+    join monitor.alert_rules as rule on rule.rule_id = (entry ->> 'rule_id')::bigint
+    left join monitor.metric_definitions as definition on definition.metric = rule.name
   ), recorded as (
     update monitor.rule_states as state
     set revision = state.revision + 1,
@@ -5491,8 +5497,8 @@ begin
   from recorded;
 
   if v_samples is not null then
-    insert into monitor.metric_definitions (metric, category, unit, description)
-    select distinct sample ->> 'metric', 'workflow', 'unknown', 'Recorded by a rule: see monitor.alert_rules.'
+    insert into monitor.metric_definitions (metric, category, unit, description, is_recorded)
+    select distinct sample ->> 'metric', 'workflow', 'unknown', 'Recorded by a rule: see monitor.alert_rules.', true
     from jsonb_array_elements(v_samples) as sample
     order by 1 -- as senders do who register metrics
     on conflict do nothing;
@@ -5514,7 +5520,7 @@ begin
 end;
 $function$;
 grant execute on function monitor.record_evaluation(jsonb,timestamp with time zone) to service_role;
-comment on function monitor.record_evaluation(jsonb,timestamp with time zone) is 'Stores what the rules evaluated at p_now came to, [{rule_id, revision, error, evaluation_seconds, instances?, samples?}], and the samples [{labels, value}] of recording rules under that time, all or nothing. revision is that of the state it was evaluated on: a result on top of another state, older than what is stored, or of a rule that is gone, is left out. One with an error, or with more than 1,000 instances, which is one, leaves the instances as they are. One whose samples cannot be stored has an error too. Returns {recorded, failed, stale, samples: as monitor.record_samples}; failed ones are recorded too. Errors: 22023 when an argument is missing or no array, and those of monitor.record_samples.';
+comment on function monitor.record_evaluation(jsonb,timestamp with time zone) is 'Stores what the rules evaluated at p_now came to, [{rule_id, revision, error, evaluation_seconds, instances?, samples?}], and the samples [{labels, value}] of recording rules under that time, all or nothing. revision is that of the state it was evaluated on: a result on top of another state, older than what is stored, or of a rule that is gone, is left out. One with an error, or with more than 1,000 instances, which is one, leaves the instances as they are. One whose samples cannot be stored, or are of a metric that others write, has an error too. Returns {recorded, failed, stale, samples: as monitor.record_samples}; failed ones are recorded too. Errors: 22023 when an argument is missing or no array, and those of monitor.record_samples.';
 
 CREATE OR REPLACE FUNCTION monitor.record_replay_slice(p_series_id integer, p_previous_cursor bigint, p_cursor bigint, p_version text, p_state jsonb, p_memory text, p_candidates jsonb, p_forecast jsonb, p_silent_at bigint, p_finished boolean, p_threshold double precision, p_calibration jsonb, p_now timestamp with time zone DEFAULT now(), p_requested_at bigint DEFAULT NULL::bigint)
  RETURNS jsonb

@@ -34,8 +34,11 @@ export interface AlertInstance {
   readonly fired_at: string | null;
   /** Since when it fires only because of `keep_firing_for`. */
   readonly keep_firing_since: string | null;
-  /** The last evaluation at which the expression held. */
-  readonly last_seen_at: string;
+  /**
+   * Of the samples that may belong to it and were known when the expression last held, the newest; null if there were none.
+   * A later evaluation may well find older ones that came late.
+   */
+  readonly last_sample_at: string | null;
   /** Whether it stands as it does because no sample says anything about it. */
   readonly no_data: boolean;
 }
@@ -130,7 +133,7 @@ export function prepareRules(
           recorded.push(...outcome.samples);
           return { health: "ok", error: null, ...outcome };
         } catch (error) {
-          const message = (error as Error).message;
+          const message = toStorable((error as Error).message);
           return { health: "err", error: message, instances, transitions: [], samples: [] };
         }
       });
@@ -268,19 +271,21 @@ function prepareRule(
       return answer;
     });
     const active = activate(result, rule, labels, expand);
-    const own = Object.keys(labels);
-    const hasNews = ({ labels: identity, last_seen_at }: AlertInstance) => {
-      const wanted = Object.entries(identity).filter(([name]) =>
-        name !== "alertname" && !own.includes(name) && !made.has(name)
-      );
-      return holdsNews(wanted, Date.parse(last_seen_at), now, planned.query.selections, series);
+    const { selections } = planned.query;
+    const own = new Set([...Object.keys(labels), ...made, "alertname"]);
+    let known: readonly KnownSeries[] | undefined;
+    const findNewest = (identity: Labels) => {
+      known ??= listNewestFirst(now, selections, series);
+      const wanted = Object.entries(identity).filter(([name]) => !own.has(name));
+      return known.find((one) => mayBelong(one.labels, wanted))?.newestAt;
     };
-    const evaluation = advance(instances, active, rule, now, hasNews);
+    const before = instances.map((instance) => notAfter(instance, now));
+    const evaluation = advance(before, active, rule, now, {
+      findNewest,
+      isAboutSeries: selections.length > 0,
+    });
     const limit = Math.min(group.limit || INSTANCE_LIMIT, INSTANCE_LIMIT);
-    if (evaluation.instances.length > limit) {
-      throw new Error(`exceeded limit of ${limit} with ${evaluation.instances.length} alerts`);
-    }
-    return { ...evaluation, samples: [] };
+    return { ...makeRoom(evaluation, limit, now), samples: [] };
   };
 }
 
@@ -308,9 +313,15 @@ export function toVector(value: QueryValue): readonly VectorSample[] {
 /** Labels with others set over them; an empty value takes a label away. */
 function setLabels(labels: Labels, changes: Texts): Labels {
   return Object.fromEntries(
-    Object.entries({ ...labels, ...changes }).filter(([, value]) => value !== ""),
+    Object.entries({ ...labels, ...changes })
+      .filter(([, value]) => value !== "")
+      .map(([name, value]) => [toStorable(name), toStorable(value)]),
   );
 }
+
+/** A text without what Postgres refuses, NUL and halves of pairs: one rule that makes them would keep all from being stored. */
+const toStorable = (text: string) =>
+  text.replaceAll("\0", "\uFFFD").replace(/\p{Surrogate}/gu, "\uFFFD");
 
 function recordSamples(
   name: string,
@@ -372,7 +383,9 @@ function activate(
   const active = new Map<string, ActiveAlert>();
   for (const sample of samples) {
     const expandAll = (texts: Texts): Texts =>
-      Object.fromEntries(Object.entries(texts).map(([name, text]) => [name, expand(text, sample)]));
+      Object.fromEntries(
+        Object.entries(texts).map(([name, text]) => [name, toStorable(expand(text, sample))]),
+      );
     const { [METRIC_NAME]: _, ...series } = sample.labels;
     const labels = setLabels(series, { ...expandAll(ruleLabels), alertname: rule.name });
     const key = labelsKey(labels);
@@ -384,14 +397,24 @@ function activate(
   return active;
 }
 
+type AlertEvaluation = Pick<Evaluation, "instances" | "transitions">;
+
+/** What is known of the samples that alerts of a rule are about. */
+interface SampleKnowledge {
+  /** When the newest one was taken that may belong to an alert of these labels. */
+  findNewest(labels: Labels): number | undefined;
+  /** An expression without selectors always says all there is to say. */
+  readonly isAboutSeries: boolean;
+}
+
 /** Alerts as they were, turned into what they are now. */
 function advance(
   before: readonly AlertInstance[],
   active: ReadonlyMap<string, ActiveAlert>,
   rule: AlertingRule,
   now: number,
-  hasNews: (instance: AlertInstance) => boolean,
-): Pick<Evaluation, "instances" | "transitions"> {
+  { findNewest, isAboutSeries }: SampleKnowledge,
+): AlertEvaluation {
   const known = new Map(before.map((instance) => [labelsKey(instance.labels), instance]));
   const instances: AlertInstance[] = [];
   const transitions: AlertTransition[] = [];
@@ -400,19 +423,61 @@ function advance(
     if (from !== to.state) transitions.push(transition(to, from, to.state, now));
   };
 
+  const hasNews = ({ labels, last_sample_at }: AlertInstance) => {
+    const newest = findNewest(labels) ?? -Infinity;
+    return newest > (last_sample_at === null ? -Infinity : Date.parse(last_sample_at));
+  };
+
   for (const [key, alert] of active) {
     const old = known.get(key);
-    settle(old?.state ?? "inactive", stayActive(old, alert, rule, now));
+    const next = stayActive(old, alert, findNewest(alert.labels), rule, now);
+    settle(old?.state ?? "inactive", next);
   }
   for (const [key, old] of known) {
     if (active.has(key)) continue;
-    const next = rule.noDataPolicy !== "ok" && !hasNews(old)
+    const next = isAboutSeries && rule.noDataPolicy !== "ok" && !hasNews(old)
       ? stayUnknown(old, rule.noDataPolicy, now)
       : keepFiring(old, rule, now);
     if (next) settle(old.state, next);
     else transitions.push(transition(old, old.state, "inactive", now));
   }
   return { instances, transitions };
+}
+
+/** Alerts of which nothing is known stay for good; those unknown for longest give way to others before a rule is full. */
+function makeRoom(
+  { instances, transitions }: AlertEvaluation,
+  limit: number,
+  now: number,
+): AlertEvaluation {
+  const excess = instances.length - limit;
+  if (excess <= 0) return { instances, transitions };
+  const unknown = instances.filter(({ no_data }) => no_data)
+    .toSorted((a, b) => (a.last_sample_at ?? "") < (b.last_sample_at ?? "") ? -1 : 1);
+  if (unknown.length < excess) {
+    throw new Error(`exceeded limit of ${limit} with ${instances.length - unknown.length} alerts`);
+  }
+  const gone = new Set(unknown.slice(0, excess));
+  return {
+    instances: instances.filter((instance) => !gone.has(instance)),
+    transitions: [
+      ...transitions,
+      ...[...gone].map((instance) => transition(instance, instance.state, "inactive", now)),
+    ],
+  };
+}
+
+/** An alert as it was, if a clock that was ahead has been put right since: nothing of it is later than now. */
+function notAfter(instance: AlertInstance, now: number): AlertInstance {
+  const cut = <T extends string | null>(time: T) =>
+    time !== null && Date.parse(time) > now ? toIso(now) : time;
+  return {
+    ...instance,
+    active_at: cut(instance.active_at),
+    fired_at: cut(instance.fired_at),
+    keep_firing_since: cut(instance.keep_firing_since),
+    last_sample_at: cut(instance.last_sample_at),
+  };
 }
 
 const toIso = (milliseconds: number) => new Date(milliseconds).toISOString();
@@ -435,6 +500,7 @@ export function parseStoredValue(text: string): number {
 function stayActive(
   old: AlertInstance | undefined,
   { labels, annotations, value }: ActiveAlert,
+  newestAt: number | undefined,
   rule: AlertingRule,
   now: number,
 ): AlertInstance {
@@ -448,7 +514,7 @@ function stayActive(
     active_at: activeAt,
     fired_at: isFiring ? old?.fired_at ?? toIso(now) : null,
     keep_firing_since: null,
-    last_seen_at: toIso(now),
+    last_sample_at: newestAt === undefined ? null : toIso(newestAt),
     no_data: false,
   };
 }
@@ -479,32 +545,32 @@ function keepFiring(
   return { ...old, keep_firing_since: since, no_data: false };
 }
 
-/**
- * Whether any series that may belong to an alert has got a sample since the alert was last seen. One belongs unless it has a
- * label of the alert with another value: an aggregate knows fewer labels than its series, a join more.
- *
- * An expression without selectors always has news. With an `offset` news is what has come into sight meanwhile.
- */
-function holdsNews(
-  wanted: readonly (readonly [string, string])[],
-  lastSeen: number,
+interface KnownSeries {
+  readonly labels: Labels;
+  readonly newestAt: number;
+}
+
+/** Series that have a sample within their selection, by the newest one. With an `offset` that is when it came into sight. */
+function listNewestFirst(
   now: number,
   selections: readonly Selection[],
   series: readonly (readonly SampledSeries[])[],
-): boolean {
-  if (selections.length === 0) return true;
-  return selections.some(({ from, until }, index) => {
-    const after = Math.max(from - 1, until - (now - lastSeen));
-    return series[index]!.some(({ labels, times, stale }) => {
-      if (wanted.some(([name, value]) => labels[name] !== undefined && labels[name] !== value)) {
-        return false;
-      }
-      for (let at = times.length - 1; at >= 0 && times[at]! > after; at -= 1) {
-        if (times[at]! <= until && !stale?.includes(at)) return true;
-      }
-      return false;
-    });
-  });
+): KnownSeries[] {
+  return selections.flatMap(({ from, until }, index) =>
+    series[index]!.flatMap(({ labels, times, stale }) => {
+      let at = times.length - 1;
+      while (at >= 0 && (times[at]! > until || stale?.includes(at))) at -= 1;
+      return at < 0 || times[at]! < from ? [] : [{ labels, newestAt: times[at]! + now - until }];
+    })
+  ).toSorted((a, b) => b.newestAt - a.newestAt);
+}
+
+/**
+ * Whether a series may belong to an alert. It does unless it has a label of the alert with another value: an aggregate knows
+ * fewer labels than its series, a join more.
+ */
+function mayBelong(labels: Labels, wanted: readonly (readonly [string, string])[]): boolean {
+  return wanted.every(([name, value]) => labels[name] === undefined || labels[name] === value);
 }
 
 /** Labels that an expression makes up, so that they say nothing about its series. */

@@ -1,6 +1,12 @@
 -- Purpose:  which rules are due, and where the word of their evaluation goes.
--- Locks:    none on existing tables.
+-- Locks:    access exclusive on metric_definitions while a column is added.
 -- Undo:     drop function monitor.record_evaluation(jsonb, timestamptz), monitor.plan_evaluation(timestamptz);
+--           alter table monitor.metric_definitions drop column is_recorded.
+
+alter table monitor.metric_definitions add column is_recorded boolean not null default false;
+
+comment on column monitor.metric_definitions.is_recorded is
+  'Whether recording rules write it; they write no other, because the first sample of a time stays and would take the place of what was measured.';
 
 create function monitor.plan_evaluation(p_now timestamptz default now())
 returns jsonb
@@ -51,14 +57,18 @@ begin
 
   with result as (
     select
-      (entry ->> 'rule_id')::bigint as rule_id,
+      rule.rule_id,
       (entry ->> 'revision')::bigint as revision,
       (entry ->> 'evaluation_seconds')::double precision as evaluation_seconds,
       entry -> 'instances' as instances,
       entry -> 'samples' as samples,
       coalesce(entry ->> 'error', case when jsonb_array_length(entry -> 'instances') > 1000 then
-        format('the rule has %s alerts, and may have 1000', jsonb_array_length(entry -> 'instances')) end) as error
+        format('the rule has %s alerts, and may have 1000', jsonb_array_length(entry -> 'instances')) end,
+        case when rule.kind = 'recording' and not definition.is_recorded then
+          format('%s is measured or sent: record under a name that nobody else writes', rule.name) end) as error
     from jsonb_array_elements(p_results) as entry
+    join monitor.alert_rules as rule on rule.rule_id = (entry ->> 'rule_id')::bigint
+    left join monitor.metric_definitions as definition on definition.metric = rule.name
   ), recorded as (
     update monitor.rule_states as state
     set revision = state.revision + 1,
@@ -84,8 +94,8 @@ begin
   from recorded;
 
   if v_samples is not null then
-    insert into monitor.metric_definitions (metric, category, unit, description)
-    select distinct sample ->> 'metric', 'workflow', 'unknown', 'Recorded by a rule: see monitor.alert_rules.'
+    insert into monitor.metric_definitions (metric, category, unit, description, is_recorded)
+    select distinct sample ->> 'metric', 'workflow', 'unknown', 'Recorded by a rule: see monitor.alert_rules.', true
     from jsonb_array_elements(v_samples) as sample
     order by 1 -- as senders do who register metrics
     on conflict do nothing;
@@ -111,7 +121,7 @@ comment on function monitor.record_evaluation(jsonb, timestamptz) is
   'Stores what the rules evaluated at p_now came to, [{rule_id, revision, error, evaluation_seconds, instances?, samples?}], and the '
   'samples [{labels, value}] of recording rules under that time, all or nothing. revision is that of the state it was evaluated on: '
   'a result on top of another state, older than what is stored, or of a rule that is gone, is left out. One with an error, or with '
-  'more than 1,000 instances, which is one, leaves the instances as they are. One whose samples cannot be stored has an error too. Returns {recorded, failed, stale, samples: as '
+  'more than 1,000 instances, which is one, leaves the instances as they are. One whose samples cannot be stored, or are of a metric that others write, has an error too. Returns {recorded, failed, stale, samples: as '
   'monitor.record_samples}; failed ones are recorded too. Errors: 22023 when an argument is missing or no array, and those of '
   'monitor.record_samples.';
 

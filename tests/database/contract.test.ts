@@ -205,7 +205,7 @@ describe("the contract of rules", () => {
   const INSTANCE: AlertInstance = {
     ...{ labels: { alertname: "QueueDepthHigh" }, annotations: {}, state: "firing" },
     ...{ last_value: "+Inf", active_at: iso(NOON), fired_at: iso(NOON) },
-    ...{ keep_firing_since: null, last_seen_at: iso(NOON), no_data: false },
+    ...{ keep_firing_since: null, last_sample_at: iso(NOON), no_data: false },
   };
 
   it("reads groups, rules and states", async ({ query }) => {

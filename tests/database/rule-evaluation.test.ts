@@ -123,11 +123,18 @@ describe("monitor.plan_evaluation()", () => {
     expect(evaluatedAt).toEqual([0, 6, 10, 16, 20, 25]);
   });
 
-  it("is not due when its last evaluation lies ahead", async ({ query }) => {
-    await setUp(query, [alerting()]);
-    await record(query, [result((await plan(query))[0]!)], NOON + HOUR);
-    expect(await plan(query, NOON)).toEqual([]);
-  });
+  it.for([[10 * MINUTE, 0], [10 * MINUTE + 1, 1], [24 * HOUR, 1]] as const)(
+    "of a rule that was evaluated %i ms ahead, by a clock that stood wrong, gives %i",
+    async ([ahead, due], { query }) => {
+      await setUp(query, [alerting()]);
+      await record(query, [result((await plan(query))[0]!)], NOON + ahead);
+      const rules = await plan(query, NOON);
+      expect(rules).toHaveLength(due);
+      expect(await record(query, rules.map((rule) => result(rule)))).toMatchObject({
+        recorded: due,
+      });
+    },
+  );
 
   it("is due at once when the rule has changed", async ({ query }) => {
     await setUp(query, [alerting()], 3600);
@@ -340,16 +347,35 @@ describe("monitor.record_evaluation()", () => {
       { labels: {}, value: -1e300, at: NOON },
     ]);
     const { rows } = await query(
-      "select category, unit, kind, is_ingestible from monitor.metric_definitions where metric = $1",
+      "select category, unit, kind, is_ingestible, is_recorded from monitor.metric_definitions where metric = $1",
       [recording().name],
     );
     expect(rows).toEqual([
-      { category: "workflow", unit: "unknown", kind: "gauge", is_ingestible: false },
+      {
+        ...{ category: "workflow", unit: "unknown", kind: "gauge" },
+        ...{ is_ingestible: false, is_recorded: true },
+      },
     ]);
   });
 
+  it("writes into no metric that is measured or sent", async ({ query }) => {
+    const names = [await addMetric(query), await addMetric(query, { is_ingestible: true })];
+    await setUp(query, [...names.map((name) => recording({ name })), recording()]);
+    const samples = [{ labels: {}, value: 1 }];
+    const results = (await plan(query)).map((rule) => result(rule, { samples }));
+    expect(await record(query, results)).toMatchObject({ failed: 2, samples: { inserted: 1 } });
+    expect(await readStates(query)).toMatchObject([
+      ...names.map((name) => ({
+        health: "err",
+        last_error: `${name} is measured or sent: record under a name that nobody else writes`,
+      })),
+      { health: "ok" },
+    ]);
+    for (const name of names) expect(await readSamples(query, name)).toEqual([]);
+  });
+
   it("leaves the definition of a metric that is there as it is", async ({ query }) => {
-    const name = await addMetric(query, { unit: "ratio" });
+    const name = await addMetric(query, { unit: "ratio", is_recorded: true });
     await setUp(query, [recording({ name })]);
     const [rule] = await plan(query);
     await record(query, [result(rule!, { samples: [{ labels: {}, value: 1 }] })]);
@@ -383,6 +409,27 @@ describe("monitor.record_evaluation()", () => {
     });
   });
 
+  it("has an error of a rule whose samples cannot be stored, and of no other", async ({ query }) => {
+    await setUp(query, [recording(), recording({ name: "other" }), alerting({ name: "a" })]);
+    const [broken, ...others] = await plan(query);
+    const samples = [{ labels: { job: "a" }, value: 1 }];
+    await record(query, [
+      result(broken!, { samples: [...samples, { labels: { job: "" }, value: 1 }] }),
+      ...others.map((rule) => result(rule, { samples })),
+    ]);
+    expect(await readStates(query)).toMatchObject([
+      {
+        health: "err",
+        last_error: "1 samples could not be stored: labels are not an object of non-empty strings",
+      },
+      { health: "ok", last_error: null },
+      { health: "ok", last_error: null },
+    ]);
+    const again = await plan(query, NOON + MINUTE);
+    await record(query, again.map((rule) => result(rule, { samples })), NOON + MINUTE);
+    expect(await readStates(query)).toMatchObject(range(3).map(() => ({ health: "ok" })));
+  });
+
   it("takes no samples of alerting rules", async ({ query }) => {
     await setUp(query, [alerting({ name: "queue_depth_high" })]);
     const [rule] = await plan(query);
@@ -405,6 +452,20 @@ describe("monitor.record_evaluation()", () => {
       await expect(plan(somebody)).rejects.toMatchObject({ code: "42501" });
       await expect(record(somebody, [])).rejects.toMatchObject({ code: "42501" });
     }
+  });
+
+  it("rewrites states on their pages, without touching an index", async ({ query }) => {
+    const count = async () =>
+      (await query<{ all: number; hot: number }>(
+        `select pg_stat_get_xact_tuples_updated(id)::int as all, pg_stat_get_xact_tuples_hot_updated(id)::int as hot
+         from (select 'monitor.rule_states'::regclass::oid as id) as state`,
+      )).rows[0]!;
+    await setUp(query, range(400).map((n) => alerting({ name: `r${n}` })));
+    const rules = await plan(query);
+    const before = await count();
+    await record(query, rules.map((rule) => result(rule)));
+    const after = await count();
+    expect([after.all - before.all, after.hot - before.hot]).toEqual([400, 400]);
   });
 
   it("does 2,000 rules with 10 alerts each well within the time of a call", async ({ query }) => {

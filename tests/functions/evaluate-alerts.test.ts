@@ -1,6 +1,9 @@
 import { describe, expect, it } from "vitest";
 import type { AlertInstance } from "../../shared/alerting/evaluate-rules.ts";
-import type { AlertingRule, RecordingRule } from "../../shared/alerting/rule.ts";
+import type {
+  AlertingRule,
+  RecordingRule,
+} from "../../shared/alerting/rule.ts";
 import type { PlannedRule, RuleResult } from "../../shared/contract/rules.ts";
 import { PromqlError } from "../../shared/promql/promql-error.ts";
 import type { SampledSeries, Selection } from "../../shared/promql/series.ts";
@@ -15,14 +18,24 @@ import {
 import {
   evaluateAlerts,
   type EvaluateDeps,
+  RESULTS_LIMIT,
 } from "../../supabase/functions/evaluate-alerts/handler.ts";
 import { Clock, NOON, RUN_ID } from "../fixtures.ts";
 
 const MINUTE = 60_000;
 const RUN = { id: RUN_ID, scheduledAt: NOON, startedAt: NOON };
 
-const alerting = (expr: string, changes: Partial<AlertingRule> = {}): AlertingRule => ({
-  ...{ kind: "alerting", name: "Alert", expr, forSeconds: 0, keepFiringForSeconds: 0 },
+const alerting = (
+  expr: string,
+  changes: Partial<AlertingRule> = {},
+): AlertingRule => ({
+  ...{
+    kind: "alerting",
+    name: "Alert",
+    expr,
+    forSeconds: 0,
+    keepFiringForSeconds: 0,
+  },
   ...{ labels: {}, annotations: {}, noDataPolicy: "keep", severity: "warning" },
   ...{ runbookUrl: null, mode: "live" },
   ...changes,
@@ -45,9 +58,14 @@ const dueOf = (
   }));
 
 /** A series with one sample a minute, the last of the minute of the run. */
-const series = (labels: Record<string, string>, ...values: number[]): SampledSeries => ({
+const series = (
+  labels: Record<string, string>,
+  ...values: number[]
+): SampledSeries => ({
   labels,
-  times: values.map((_, index) => NOON.getTime() - (values.length - 1 - index) * MINUTE),
+  times: values.map((_, index) =>
+    NOON.getTime() - (values.length - 1 - index) * MINUTE
+  ),
   values,
 });
 
@@ -61,7 +79,9 @@ function sampleDeps(
   const selected: (readonly Selection[])[] = [];
   const recorded: [Date, readonly RuleResult[]][] = [];
   const namesOf = ({ matchers }: Selection) =>
-    matchers.filter(({ name }) => name === "__name__").map(({ value }) => value);
+    matchers.filter(({ name }) => name === "__name__").map(({ value }) =>
+      value
+    );
   const deps: EvaluateDeps = {
     now: clock.now,
     cpuClock: () => 0,
@@ -70,7 +90,9 @@ function sampleDeps(
       selected.push(selections);
       return Promise.resolve(
         selections.map((selection) =>
-          stored.filter(({ labels }) => namesOf(selection).includes(labels.__name__!))
+          stored.filter(({ labels }) =>
+            namesOf(selection).includes(labels.__name__!)
+          )
         ),
       );
     },
@@ -79,7 +101,12 @@ function sampleDeps(
       const inserted = results.flatMap(({ samples }) => samples ?? []).length;
       const samples = { inserted, duplicates: 0, overflowed: 0, rejected: [] };
       const failed = results.filter(({ error }) => error !== null).length;
-      return Promise.resolve({ recorded: results.length, failed, stale: 0, samples });
+      return Promise.resolve({
+        recorded: results.length,
+        failed,
+        stale: 0,
+        samples,
+      });
     },
     ...changes,
   };
@@ -99,12 +126,18 @@ const NOTHING = {
 
 describe("evaluateAlerts()", () => {
   it("reads all samples in one go, up to the minute of the run, and stores all results in one", async () => {
-    const due = dueOf([HIGH, alerting("other > 1"), recording("sum(queue_depth)")]);
+    const due = dueOf([
+      HIGH,
+      alerting("other > 1"),
+      recording("sum(queue_depth)"),
+    ]);
     const { deps, selected, recorded } = sampleDeps(due, QUEUES);
     const outcome = await evaluateAlerts(RUN, deps);
 
     expect(selected).toHaveLength(1);
-    expect(new Set(selected[0]!.map(({ until }) => until))).toEqual(new Set([NOON.getTime()]));
+    expect(new Set(selected[0]!.map(({ until }) => until))).toEqual(
+      new Set([NOON.getTime()]),
+    );
     const common = { revision: 7, error: null, evaluation_seconds: 0 };
     expect(recorded).toEqual([[NOON, [
       {
@@ -117,7 +150,12 @@ describe("evaluateAlerts()", () => {
         })],
       },
       { ...common, rule_id: 2, samples: [], instances: [] },
-      { ...common, rule_id: 3, samples: [{ labels: {}, value: 15 }], instances: [] },
+      {
+        ...common,
+        rule_id: 3,
+        samples: [{ labels: {}, value: 15 }],
+        instances: [],
+      },
     ]]]);
     expect(outcome).toEqual({
       kind: "succeeded",
@@ -126,9 +164,15 @@ describe("evaluateAlerts()", () => {
   });
 
   it("goes on from the state that it is given", async () => {
-    const waiting = alerting("queue_depth > 10", { name: "High", forSeconds: 120 });
+    const waiting = alerting("queue_depth > 10", {
+      name: "High",
+      forSeconds: 120,
+    });
     const first = sampleDeps(dueOf([waiting]), QUEUES);
-    expect((await evaluateAlerts(RUN, first.deps)).result).toMatchObject({ pending: 1, firing: 0 });
+    expect((await evaluateAlerts(RUN, first.deps)).result).toMatchObject({
+      pending: 1,
+      firing: 0,
+    });
     const { instances } = first.recorded[0]![1][0]!;
 
     for (const [minutes, firing] of [[1, 0], [2, 1]] as const) {
@@ -154,8 +198,16 @@ describe("evaluateAlerts()", () => {
       failed: 2,
       firing: 1,
       errors: [
-        { group: "group", rule: "Broken", error: expect.stringMatching(/^1:\d+: parse error: /) },
-        { group: "group", rule: "Alert", error: expect.stringContaining("many-to-many") },
+        {
+          group: "group",
+          rule: "Broken",
+          error: expect.stringMatching(/^1:\d+: parse error: /),
+        },
+        {
+          group: "group",
+          rule: "Alert",
+          error: expect.stringContaining("many-to-many"),
+        },
       ],
     });
     // Without instances the stored ones stay.
@@ -164,6 +216,60 @@ describe("evaluateAlerts()", () => {
       error: expect.any(String),
     });
     expect(recorded[0]![1][1]).toMatchObject({ error: null });
+  });
+
+  it("stores as much as it may, and lets the rule fail that would go beyond, and no other", async () => {
+    const queues = Array.from(
+      { length: 100 },
+      (_, n) => series({ __name__: "queue_depth", queue: `${n}` }, 20),
+    );
+    const last = (text: string) =>
+      alerting("vector(1)", { name: "Last", annotations: { text } });
+    const small = alerting("vector(0) > 1");
+    const record = async (text: string) => {
+      const many = {
+        ...HIGH,
+        annotations: { text: "x".repeat(RESULTS_LIMIT / 100 - 500) },
+      };
+      const { deps, recorded } = sampleDeps(
+        dueOf([many, last(text), small]),
+        queues,
+      );
+      const { result } = await evaluateAlerts(RUN, deps);
+      const results = recorded[0]![1];
+      const size = results.reduce(
+        (sum, one) => sum + JSON.stringify(one).length,
+        0,
+      );
+      return { result, results, size };
+    };
+    const ofSmall = JSON.stringify((await record("")).results[2]).length;
+    const room = RESULTS_LIMIT + ofSmall - (await record("")).size;
+
+    // What comes after is stored only as long as there is room for it.
+    expect((await record("y".repeat(room - ofSmall))).result).toMatchObject({
+      failed: 0,
+    });
+    expect(
+      (await record("y".repeat(room - ofSmall + 1))).results.map(({ error }) =>
+        error
+      ),
+    )
+      .toEqual([null, null, expect.stringContaining(`${RESULTS_LIMIT}`)]);
+    expect((await record("y".repeat(room))).result).toMatchObject({
+      failed: 1,
+    });
+    const { result, results } = await record("y".repeat(room + 1));
+    expect(result).toMatchObject({
+      evaluated: 2,
+      failed: 1,
+      errors: [{ rule: "Last" }],
+    });
+    expect(results.map(({ instances }) => instances?.length)).toEqual([
+      100,
+      undefined,
+      0,
+    ]);
   });
 
   it("tells 20 errors one by one, and counts them all", async () => {
@@ -184,13 +290,19 @@ describe("evaluateAlerts()", () => {
     expect(broken.recorded).toHaveLength(1);
 
     const none = sampleDeps([]);
-    expect(await evaluateAlerts(RUN, none.deps)).toEqual({ kind: "succeeded", result: NOTHING });
+    expect(await evaluateAlerts(RUN, none.deps)).toEqual({
+      kind: "succeeded",
+      result: NOTHING,
+    });
     expect(none.selected).toEqual([]);
   });
 
   it("reads nothing for rules that need nothing", async () => {
     const { deps, selected } = sampleDeps(dueOf([alerting("vector(1)")]));
-    expect((await evaluateAlerts(RUN, deps)).result).toMatchObject({ evaluated: 1, firing: 1 });
+    expect((await evaluateAlerts(RUN, deps)).result).toMatchObject({
+      evaluated: 1,
+      firing: 1,
+    });
     expect(selected).toEqual([]);
   });
 
@@ -201,18 +313,35 @@ describe("evaluateAlerts()", () => {
       {
         recordEvaluation: (at, results) => {
           recorded.push([at, results]);
-          const rejected = [{ metric: "recorded", labels: {}, reason: "no open day" }];
-          const samples = { inserted: 0, duplicates: 0, overflowed: 0, rejected };
+          const rejected = [{
+            metric: "recorded",
+            labels: {},
+            reason: "no open day",
+          }];
+          const samples = {
+            inserted: 0,
+            duplicates: 0,
+            overflowed: 0,
+            rejected,
+          };
           return Promise.resolve({ recorded: 0, failed: 0, stale: 1, samples });
         },
       },
     );
     const { result } = await evaluateAlerts(RUN, deps);
-    expect(recorded[0]![1][0]!.samples).toEqual([{ labels: { queue: "a" }, value: 12 / 9 }]);
-    expect(result).toMatchObject({ stale: 1, recorded_samples: 0, rejected_samples: 2 });
+    expect(recorded[0]![1][0]!.samples).toEqual([{
+      labels: { queue: "a" },
+      value: 12 / 9,
+    }]);
+    expect(result).toMatchObject({
+      stale: 1,
+      recorded_samples: 0,
+      rejected_samples: 2,
+    });
   });
 
-  const tooMuch = () => new PromqlError("limit", "1200000 samples would have to be read");
+  const tooMuch = () =>
+    new PromqlError("limit", "1200000 samples would have to be read");
   const ofKind = (kind: DatabaseErrorKind) =>
     new DatabaseError("read_selections", kind, "", `it was ${kind}`);
 
@@ -220,42 +349,94 @@ describe("evaluateAlerts()", () => {
     ["too many samples", tooMuch(), "1200000 samples"],
     ["a time-out", ofKind("timed_out"), "it was timed_out"],
     ["a refusal", ofKind("refused"), "it was refused"],
-  ])("finds the rule at fault after %s, and evaluates the others", async (_name, error, reason) => {
-    const names = ["a", "b", "huge", "c", "d"];
-    const due = dueOf(names.map((name) => alerting(`${name} > 0`, { name })));
-    const stored = names.map((name) => series({ __name__: name }, 1));
-    const { deps, recorded } = sampleDeps(due, stored);
-    let reads = 0;
-    const select: EvaluateDeps["select"] = (selections) => {
-      reads += 1;
-      const isHuge = selections.some(({ matchers }) =>
-        matchers.some(({ value }) => value === "huge")
-      );
-      return isHuge ? Promise.reject(error) : deps.select(selections);
-    };
-    const { result } = await evaluateAlerts(RUN, { ...deps, select });
-    expect(result).toMatchObject({
-      ...{ evaluated: 4, failed: 1, firing: 4 },
-      errors: [{ rule: "huge", error: expect.stringContaining(reason) }],
-    });
-    expect(recorded[0]![1].map(({ rule_id }) => rule_id)).toEqual([1, 2, 3, 4, 5]);
-    expect(reads).toBe(5); // abcde, ab, huge c d, huge, c d
-  });
+  ])(
+    "finds the rule at fault after %s, and evaluates the others",
+    async (_name, error, reason) => {
+      const names = ["a", "b", "huge", "c", "d"];
+      const due = dueOf(names.map((name) => alerting(`${name} > 0`, { name })));
+      const stored = names.map((name) => series({ __name__: name }, 1));
+      const { deps, recorded } = sampleDeps(due, stored);
+      let reads = 0;
+      const select: EvaluateDeps["select"] = (selections) => {
+        reads += 1;
+        const isHuge = selections.some(({ matchers }) =>
+          matchers.some(({ value }) => value === "huge")
+        );
+        return isHuge ? Promise.reject(error) : deps.select(selections);
+      };
+      const { result } = await evaluateAlerts(RUN, { ...deps, select });
+      expect(result).toMatchObject({
+        ...{ evaluated: 4, failed: 1, firing: 4 },
+        errors: [{ rule: "huge", error: expect.stringContaining(reason) }],
+      });
+      expect(recorded[0]![1].map(({ rule_id }) => rule_id)).toEqual([
+        1,
+        2,
+        3,
+        4,
+        5,
+      ]);
+      expect(reads).toBe(5); // abcde, ab, huge c d, huge, c d
+    },
+  );
 
   it.each([[WALL_SECONDS - 0.001, 3], [WALL_SECONDS, 1]])(
     "divides no more when %d s of the run have passed",
     async (seconds, reads) => {
-      const { deps, clock, selected, recorded } = sampleDeps(dueOf([HIGH, HIGH]), QUEUES);
+      const { deps, clock, selected, recorded } = sampleDeps(
+        dueOf([HIGH, HIGH]),
+        QUEUES,
+      );
       const select: EvaluateDeps["select"] = (selections) => {
         selected.push(selections);
         if (selected.length === 1) clock.advance(seconds);
         return Promise.reject(ofKind("timed_out"));
       };
-      expect((await evaluateAlerts(RUN, { ...deps, select })).kind).toBe("failed");
+      expect((await evaluateAlerts(RUN, { ...deps, select })).kind).toBe(
+        "failed",
+      );
       expect(selected).toHaveLength(reads);
       expect(recorded[0]![1]).toHaveLength(2);
     },
   );
+
+  it("has a rule that takes all the time alone after some runs", async () => {
+    const names = Array.from(
+      { length: 16 },
+      (_, n) => n === 5 ? "huge" : `x${n}`,
+    );
+    let due = dueOf(names.map((name) => alerting(`${name} > 0`, { name })));
+    const failures: number[] = [];
+    for (const _run of Array.from({ length: 5 })) {
+      const { deps, clock, recorded } = sampleDeps(due);
+      const select: EvaluateDeps["select"] = (selections) => {
+        const isHuge = selections.some(({ matchers }) =>
+          matchers[0]!.value === "huge"
+        );
+        if (!isHuge) return deps.select(selections);
+        clock.advance(8);
+        return Promise.reject(ofKind("timed_out"));
+      };
+      await evaluateAlerts({ ...RUN, startedAt: clock.now() }, {
+        ...deps,
+        select,
+      });
+      const failed = new Set(
+        recorded[0]![1].filter(({ error }) => error !== null).map((
+          { rule_id },
+        ) => rule_id),
+      );
+      failures.push(failed.size);
+      due = due.map((rule) => ({
+        ...rule,
+        state: {
+          ...rule.state,
+          health: failed.has(rule.ruleId) ? "err" : "ok",
+        },
+      }));
+    }
+    expect(failures).toEqual([8, 4, 2, 1, 1]);
+  });
 
   it.each<DatabaseErrorKind>(["unreachable", "missing", "malformed", "denied"])(
     "gives up when the database is %s: it says nothing about rules",
@@ -279,14 +460,20 @@ describe("evaluateAlerts()", () => {
       time += 10 * EVALUATION_MILLISECONDS; // waiting costs nothing
       return found;
     };
-    expect((await evaluateAlerts(RUN, { ...deps, select })).result).toMatchObject({ evaluated: 3 });
+    expect((await evaluateAlerts(RUN, { ...deps, select })).result)
+      .toMatchObject({ evaluated: 3 });
 
-    const ticking = { ...deps, cpuClock: () => time += EVALUATION_MILLISECONDS };
+    const ticking = {
+      ...deps,
+      cpuClock: () => time += EVALUATION_MILLISECONDS,
+    };
     expect(await evaluateAlerts(RUN, ticking)).toMatchObject({
       kind: "failed",
       result: {
         failed: 3,
-        errors: expect.arrayContaining([expect.objectContaining({ rule: "High" })]),
+        errors: expect.arrayContaining([
+          expect.objectContaining({ rule: "High" }),
+        ]),
       },
     });
     expect(recorded.at(-1)![1][0]!.error).toContain("time");
@@ -309,7 +496,9 @@ describe("evaluateAlerts()", () => {
       );
     };
     await evaluateAlerts(RUN, { ...deps, select });
-    const seconds = recorded[0]![1].map(({ evaluation_seconds }) => evaluation_seconds);
+    const seconds = recorded[0]![1].map(({ evaluation_seconds }) =>
+      evaluation_seconds
+    );
     expect(time).toBeGreaterThan(0);
     expect(seconds).toEqual([time / 1000 / 2, time / 1000 / 2]);
   });

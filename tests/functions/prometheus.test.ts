@@ -174,6 +174,43 @@ describe("/query", () => {
     expect(body).not.toHaveProperty("warnings");
   });
 
+  it("sends a long answer in chunks, made one after the other", async () => {
+    const series = Array.from({ length: 3000 }, (_, i) => ({
+      labels: { job: `é😀${i}`, __name__: "x" },
+      times: [NOON.getTime()],
+      values: [i],
+    }));
+    const { fetch } = build({ openSource: () => ({ select: () => Promise.resolve([series]) }) });
+    const response = await fetch(request("GET", { path: address("query", { query: "x" }) }));
+    const chunks: Uint8Array[] = [];
+    for await (const chunk of response.body!) chunks.push(chunk);
+    expect(chunks.length).toBeGreaterThan(2);
+    // Pieces are whole: the last one of a chunk goes beyond what is sent at once.
+    for (const chunk of chunks) expect(chunk.byteLength).toBeLessThan(100_000);
+    const { data } = JSON.parse(Buffer.concat(chunks).toString());
+    expect(data.result.map(({ metric, value }: { metric: object; value: unknown[] }) => [
+      metric,
+      value[1],
+    ])).toEqual(series.map(({ labels, values }) => [labels, String(values[0])]));
+  });
+
+  it("says ten of all there is to remark, and how many more there are", async () => {
+    const ask = async (steps: number) => {
+      const end = String(NOON_SECONDS + steps - 1);
+      const range = { start: String(NOON_SECONDS), end, step: "1" };
+      const { body } = await build().ask("query_range", {
+        ...range,
+        query: "quantile(time(), up)",
+        limit: "1",
+      });
+      return body.warnings;
+    };
+    expect(await ask(10)).toHaveLength(10);
+    const warnings = await ask(12);
+    expect(warnings).toHaveLength(11);
+    expect(warnings.at(-1)).toBe("2 more warning annotations omitted");
+  });
+
   it.each([
     [new PromqlError("limit", "too many"), 422, "execution", "too many"],
     [
@@ -391,6 +428,18 @@ describe("lookups", () => {
       limit: 20_000,
     };
     expect(readLabelNames.mock.calls).toEqual([[whole], [whole]]);
+  });
+
+  it("takes the first and the last time that Go has for all time", async () => {
+    const readLabelNames = vi.fn((_: SeriesLookup) => Promise.resolve(found(["job"])));
+    await build({ readLabelNames }).ask("labels", {
+      start: "-292273086-05-16T16:47:06Z",
+      end: "292277025-08-18T07:12:54.999999999Z",
+    });
+    expect(readLabelNames.mock.calls[0]![0]).toMatchObject({
+      from: new Date(0),
+      until: new Date("9999-12-31T00:00:00Z"),
+    });
   });
 
   it("says when there is more", async () => {

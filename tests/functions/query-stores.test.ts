@@ -105,6 +105,30 @@ describe("selectionStore()", () => {
     });
   });
 
+  it("judges by itself what no text of the database can be", async () => {
+    const { database, calls } = answering(JSON.stringify({
+      clocks: [[1000]],
+      series: [{ metric: "up", labels: { job: "a" }, in: [0, 1, 2, 3], clock: 0, values: [1] }],
+      samples: 1,
+    }));
+    const ask = (name: string, op: "=" | "!=" | "=~", value: string): Selection => ({
+      ...selection("up"),
+      matchers: [{ name, op, value }],
+    });
+    const found = await selectionStore(database).select([
+      ask("job", "=", "\u0000"),
+      ask("job", "!=", "\udc80"),
+      ask("job", "=~", "a|\u0000"),
+      ask("job", "=", "\u{1f600}"),
+      ask("\u0000", "=", ""),
+    ]);
+    expect(found.map(({ length }) => length)).toEqual([0, 1, 1, 1, 0]);
+    expect(calls[0]![1]).toMatchObject({
+      p_selections: [[], [], [], [{ name: "job", op: "=", value: "\u{1f600}" }], []]
+        .map((matchers) => ({ matchers })),
+    });
+  });
+
   it.each([
     ["54000", "as many as that"],
     ["", "more than 1000000 samples would have to be read: take a shorter range"],
@@ -172,6 +196,23 @@ describe("queryStore()", () => {
     expect(await queryStore(values.database).readLabelValues("job", lookup))
       .toEqual({ items: ["a"], isComplete: false });
     expect(values.calls).toEqual([["read_label_values", { ...args, p_label: "job" }]]);
+  });
+
+  it.each(["\u0000", "a\udc80"])(
+    "asks for nothing by a name that there cannot be: %j",
+    async (name) => {
+      const { database, calls } = answering(new Error("asked"));
+      const store = queryStore(database);
+      expect(await store.readLabelValues(name, lookup)).toEqual({ items: [], isComplete: true });
+      expect(await store.readMetadata(name, 5)).toEqual([]);
+      expect(calls).toEqual([]);
+    },
+  );
+
+  it("finds no label by the name of what any object has", async () => {
+    const { database } = answering(seriesOf(["a"]));
+    expect(await queryStore(database).readLabelValues("constructor", untranslated))
+      .toEqual({ items: [], isComplete: true });
   });
 
   it("reads all series where the database cannot judge, and judges them", async () => {

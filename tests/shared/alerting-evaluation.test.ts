@@ -116,7 +116,7 @@ describe("prepareRules(), alerts", () => {
       active_at: iso(0),
       fired_at: iso(0),
       keep_firing_since: null,
-      last_seen_at: iso(0),
+      last_sample_at: iso(0),
       no_data: false,
     }]);
     expect(transitions).toEqual([{
@@ -171,7 +171,7 @@ describe("prepareRules(), alerts", () => {
       last_value: "8",
       annotations: { now: "8" },
       active_at: iso(0),
-      last_seen_at: iso(2),
+      last_sample_at: iso(2),
     });
   });
 
@@ -277,6 +277,69 @@ describe("prepareRules(), errors", () => {
     expect(limited(0, INSTANCE_LIMIT + 1)).toBe(
       `exceeded limit of ${INSTANCE_LIMIT} with ${INSTANCE_LIMIT + 1} alerts`,
     );
+  });
+
+  it("lets the alerts of which nothing is known longest give way before there are too many", () => {
+    const rule = alerting({ noDataPolicy: "keep" });
+    const group = { name: "g", limit: 3 };
+    let instances: readonly AlertInstance[] = [];
+    const step = (minute: number, ...lines: string[]) => {
+      const [outcome] = evaluateAll([{ group, rule, instances }], seriesOf(...lines), minute);
+      instances = outcome!.instances;
+      const queues = instances.map(({ labels, no_data }) => labels["q"] + (no_data ? "?" : ""));
+      return { queues, ended: outcome!.transitions.filter(({ to }) => to === "inactive"), outcome };
+    };
+    const past = ['x{q="a"} 6 stale', 'x{q="b"} _ 6 stale'];
+    step(0, ...past);
+    step(1, ...past);
+    expect(step(2, ...past, 'x{q="c"} _x2 6').queues).toEqual(["c", "b?", "a?"]);
+    const { queues, ended } = step(3, ...past, 'x{q="c"} _x2 6 6', 'x{q="d"} _x3 6');
+    expect(queues).toEqual(["c", "d", "b?"]);
+    expect(ended).toMatchObject([{ labels: { q: "a" }, from: "firing", at: at(3) }]);
+    const many = ["c", "d", "e", "f"].map((q) => `x{q="${q}"} 6x5`);
+    expect(step(4, ...past, ...many).outcome).toMatchObject({
+      error: "exceeded limit of 3 with 4 alerts",
+      instances: [{}, {}, {}],
+    });
+  });
+
+  it("makes nothing that cannot be stored, of which one would keep all from being stored", () => {
+    const rule = alerting({
+      expr: `label_replace(x, "made", "a\\x00b", "", "") > 5`,
+      labels: { own: '{{ "\\x00" }}' },
+      annotations: { text: '{{ "\\x00" }}é😀' },
+    });
+    expect(evaluate(rule, seriesOf("x 6"), 0).instances).toMatchObject([{
+      labels: { made: "a\uFFFDb", own: "\uFFFD" },
+      annotations: { text: "\uFFFDé😀" },
+    }]);
+    const half = alerting({ annotations: { text: "\uD83D and \uD83D\uDE00" } });
+    expect(evaluate(half, seriesOf("x 6"), 0).instances[0]!.annotations).toEqual({
+      text: "\uFFFD and \uD83D\uDE00",
+    });
+    const [recorded] = evaluateAll(
+      [{
+        group: { name: "g" },
+        rule: { kind: "recording", name: "r", expr: rule.expr, labels: {} },
+        instances: [],
+      }],
+      seriesOf("x 6"),
+      0,
+    );
+    expect(recorded!.samples).toMatchObject([{ labels: { made: "a\uFFFDb" } }]);
+  });
+
+  it("is not held up by times ahead, of a clock that has been put right", () => {
+    const rule = alerting({ forSeconds: 120, noDataPolicy: "keep" });
+    const ahead = evaluate(rule, seriesOf("x 6x100"), 100).instances;
+    const series = seriesOf("x 6x4 1 1");
+    const now = evaluate(rule, series, 0, ahead).instances;
+    expect(now).toMatchObject([{ state: "pending", active_at: iso(0), last_sample_at: iso(0) }]);
+    expect(evaluate(rule, series, 1, now).instances).toMatchObject([{ state: "pending" }]);
+    expect(evaluate(rule, series, 2, now).instances).toMatchObject([{ state: "firing" }]);
+    const unknown = evaluate(rule, [], 0, ahead).instances;
+    expect(unknown).toMatchObject([{ no_data: true, last_sample_at: iso(0) }]);
+    expect(evaluate(rule, series, 5, unknown).instances).toEqual([]);
   });
 
   it("does not begin a rule when the time is up, and takes limits of queries", () => {
@@ -424,6 +487,19 @@ describe("prepareRules(), no-data policy", () => {
     const { instances } = run(rule, series, 10);
     expect(instances.map(({ labels, no_data }) => [labels["q"], no_data])).toEqual([["a", true]]);
   });
+
+  it.each<NoDataPolicy>(["keep", "alert", "ok"])(
+    "resolves with %s by the next sample, though that is of the minute of an evaluation which came too early for it",
+    (noDataPolicy) => {
+      const rule = alerting({ noDataPolicy, forSeconds: 600 });
+      // Minute 1 is evaluated when only minute 0 is known, minute 2 when minute 1 is.
+      const early = evaluate(rule, seriesOf("x 6"), 1);
+      expect(early.instances).toMatchObject([{ state: "pending", last_sample_at: iso(0) }]);
+      const next = evaluate(rule, seriesOf("x 6 1"), 2, early.instances);
+      expect(next.instances).toEqual([]);
+      expect(next.transitions).toMatchObject([{ from: "pending", to: "inactive" }]);
+    },
+  );
 
   it("is not misled by samples that leave a range", () => {
     // From minute 8 on one sample is left in the range, of which there is no rate.

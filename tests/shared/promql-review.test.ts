@@ -23,7 +23,10 @@ describe("labels with names that any object has", () => {
     ["up * on (i) group_left (valueOf) up", [['{i="1"}', 4], ['{i="2"}', 25]]],
     ['label_replace(up{i="1"}, "j", "[$1]", "constructor", "(.*)")', [['up{i="1", j="[]"}', 2]]],
     ['label_join(up{i="1"}, "j", "-", "constructor", "i")', [['up{i="1", j="-1"}', 2]]],
-    ['sort_by_label(up, "constructor")', [['up{i="1"}', 2], ['up{i="2"}', 5]]],
+    ['sort_by_label(label_replace(up, "valueOf", "z", "i", "1"), "valueOf")', [
+      ['up{i="2"}', 5],
+      ['up{i="1", valueOf="z"}', 2],
+    ]],
   ])("are absent from %s", (text, expected) => {
     expect(valuesAt(text, UP, MINUTE)).toEqual(expected);
   });
@@ -133,6 +136,37 @@ describe("what a query takes", () => {
   it("is no more for a class that Postgres might not read alike", () => {
     expect(toPostgresPattern(`[${"a-b".repeat(2000)}\\w]`)).toBeUndefined();
     expect(toPostgresPattern("[a-bx_-]+")).toBe("[a-bx_-]+");
+  });
+});
+
+describe("matching one to one", () => {
+  const range = { start: 0, end: MINUTE, step: MINUTE };
+
+  it("takes no offence at several where there is nothing to match them with, as Prometheus", () => {
+    expect(valuesAt("nope * on () up", UP, MINUTE)).toEqual([]);
+    expect(valuesAt("up * on () group_right () nope", UP, MINUTE)).toEqual([]);
+    const late = sample("late _ 3");
+    expect(refusal(() => valuesOver("late * on () up", [...UP, late], range)).message)
+      .toContain("many-to-many matching not allowed");
+    const early = sample("early 3 stale");
+    const apart = [sample('one{i="1"} 1 1'), sample('one{i="2"} _ 2'), early];
+    expect([...valuesOver("early * on () one", apart, range).values()]).toEqual([
+      { labels: {}, values: [3, undefined] },
+    ]);
+  });
+
+  it("finds several at a step though they come one after the other before", () => {
+    const series = [
+      sample('one{i="1"} 1 stale 1'),
+      sample('one{i="2"} _ 2 stale'),
+      sample('one{i="3"} _ _ 3'),
+      sample("x 1 1 1"),
+    ];
+    expect([...valuesOver("x * on () one", series, range).values()]).toEqual([
+      { labels: {}, values: [1, 2] },
+    ]);
+    const error = refusal(() => valuesOver("x * on () one", series, { ...range, end: 2 * MINUTE }));
+    expect(error.message).toContain('[{__name__="one", i="1"}, {__name__="one", i="3"}]');
   });
 });
 

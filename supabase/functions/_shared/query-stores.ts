@@ -11,6 +11,7 @@ import type { Exposition, MetricDefinition } from "../../../shared/promql/exposi
 import { compileMatchers, toPostgresPattern } from "../../../shared/promql/match-labels.ts";
 import { PromqlError } from "../../../shared/promql/promql-error.ts";
 import {
+  labelOf,
   type Labels,
   type Matcher,
   METRIC_NAME,
@@ -91,6 +92,11 @@ function withName(metric: string, labels: Labels): Labels {
   return { [METRIC_NAME]: metric, ...labels };
 }
 
+/** Whether the database takes it as a text; what it does not, it has not stored either. */
+function isStorable(text: string): boolean {
+  return !text.includes("\u0000") && !/\p{Surrogate}/u.test(text);
+}
+
 /** What the database can judge of a selector as we do, and what it leaves. */
 interface DividedMatchers {
   readonly pushed: readonly Matcher[];
@@ -104,7 +110,8 @@ function divideMatchers(matchers: readonly Matcher[]): DividedMatchers {
   for (const matcher of matchers) {
     const isPattern = matcher.op === "=~" || matcher.op === "!~";
     const value = isPattern ? toPostgresPattern(matcher.value) : matcher.value;
-    if (value === undefined) left.push(matcher);
+    const isAskable = isStorable(matcher.name) && isStorable(matcher.value);
+    if (value === undefined || !isAskable) left.push(matcher);
     else pushed.push({ ...matcher, value });
   }
   return { pushed, isLeft: left.length > 0, isLeftSatisfied: compileMatchers(left) };
@@ -185,19 +192,23 @@ export function queryStore(database: Database): QueryStore {
     readSeriesLabels,
     readLabelNames: (lookup) =>
       readTexts("read_label_names", {}, parseLabelNames, lookup, Object.keys),
-    readLabelValues: (label, lookup) =>
-      readTexts(
-        "read_label_values",
-        { p_label: label },
-        parseLabelValues,
-        lookup,
-        (labels) => {
-          const value = labels[label];
-          return value === undefined ? [] : [value];
-        },
-      ),
-    readMetadata: (metric, limit) =>
-      database.call("read_metadata", { p_metric: metric, p_limit: limit }, parseMetadata),
+    readLabelValues: async (label, lookup) =>
+      isStorable(label)
+        ? await readTexts(
+          "read_label_values",
+          { p_label: label },
+          parseLabelValues,
+          lookup,
+          (labels) => {
+            const value = labelOf(labels, label);
+            return value === "" ? [] : [value];
+          },
+        )
+        : { items: [], isComplete: true },
+    readMetadata: async (metric, limit) =>
+      isStorable(metric ?? "")
+        ? await database.call("read_metadata", { p_metric: metric, p_limit: limit }, parseMetadata)
+        : [],
     readExposition: (seriesLimit, now) =>
       database.call(
         "read_exposition",

@@ -232,7 +232,6 @@ export function evaluationStore(database: Database): EvaluationStore {
         "plan_evaluation",
         { p_now: scheduledAt.toISOString() },
         parseEvaluationPlan,
-        TIMEOUT_SECONDS.plan,
       ),
     recordEvaluation: (scheduledAt, results) =>
       database.call(

@@ -2,12 +2,23 @@ import type { RuleResult } from "../../../shared/contract/rules.ts";
 import { METRIC_NAME } from "../../../shared/promql/series.ts";
 import { JobRequest, type Run, type RunOutcome } from "../_shared/job.ts";
 import type { EvaluationStore } from "../_shared/stores.ts";
-import { type EvaluatedRule, evaluateDue, type EvaluationDeps } from "./evaluate-due.ts";
+import {
+  type EvaluatedRule,
+  evaluateDue,
+  type EvaluationDeps,
+  toFailedOutcome,
+} from "./evaluate-due.ts";
 
 export const EvaluateRequest = JobRequest;
 
 /** The outside world as this function needs it; the edge wires the real one, tests a fake. */
 export interface EvaluateDeps extends EvaluationStore, EvaluationDeps {}
+
+/**
+ * Most characters of JSON that the results of an evaluation may have together: as many are stored in half a second of
+ * the 8 that there are, and take one to be read again. More of them would keep all rules from being stored.
+ */
+export const RESULTS_LIMIT = 5_000_000;
 
 /** Most failed rules that are told one by one. */
 const ERRORS_LIMIT = 20;
@@ -16,14 +27,20 @@ const ERRORS_LIMIT = 20;
  * Evaluates the rules that are due on the samples up to the minute of the run, and stores what they came to. A rule
  * that cannot be evaluated has its error stored and costs the others nothing; when none could be, the run has failed.
  */
-export async function evaluateAlerts(run: Run, deps: EvaluateDeps): Promise<RunOutcome> {
+export async function evaluateAlerts(
+  run: Run,
+  deps: EvaluateDeps,
+): Promise<RunOutcome> {
   const due = await deps.planEvaluation(run.scheduledAt);
-  const evaluated = await evaluateDue(due, run, deps);
-  const { stale, samples } = await deps.recordEvaluation(run.scheduledAt, evaluated.map(toResult));
-
-  const errors = evaluated.flatMap(({ due: { groupName, rule }, outcome: { error } }) =>
-    error === null ? [] : [{ group: groupName, rule: rule.name, error }]
+  const evaluated = refuseExcess(await evaluateDue(due, run, deps));
+  const { stale, samples } = await deps.recordEvaluation(
+    run.scheduledAt,
+    evaluated.map(toResult),
   );
+
+  const errors = evaluated.flatMap((
+    { due: { groupName, rule }, outcome: { error } },
+  ) => error === null ? [] : [{ group: groupName, rule: rule.name, error }]);
   const alerts = evaluated.flatMap(({ outcome }) => outcome.instances);
   const unstorable = evaluated.flatMap(({ outcome }) => outcome.samples)
     .filter(({ value }) => !Number.isFinite(value));
@@ -39,8 +56,28 @@ export async function evaluateAlerts(run: Run, deps: EvaluateDeps): Promise<RunO
     errors: errors.slice(0, ERRORS_LIMIT),
   };
   return errors.length > 0 && errors.length === evaluated.length
-    ? { kind: "failed", reason: `no rule could be evaluated: ${errors[0]!.error}`, result }
+    ? {
+      kind: "failed",
+      reason: `no rule could be evaluated: ${errors[0]!.error}`,
+      result,
+    }
     : { kind: "succeeded", result };
+}
+
+/** Lets those rules fail whose results do not fit any more. */
+function refuseExcess(evaluated: readonly EvaluatedRule[]): EvaluatedRule[] {
+  let total = 0;
+  return evaluated.map((rule) => {
+    const size = JSON.stringify(toResult(rule)).length;
+    if (total + size <= RESULTS_LIMIT) {
+      total += size;
+      return rule;
+    }
+    const error =
+      `its alerts and samples are ${size} characters of JSON, and all rules ` +
+      `together may have ${RESULTS_LIMIT}: take matchers that leave fewer series, or shorter texts`;
+    return { ...rule, outcome: toFailedOutcome(rule.due, error) };
+  });
 }
 
 function toResult({ due, outcome, seconds }: EvaluatedRule): RuleResult {
@@ -53,6 +90,9 @@ function toResult({ due, outcome, seconds }: EvaluatedRule): RuleResult {
   if (outcome.error !== null) return result;
   const samples = outcome.samples
     .filter(({ value }) => Number.isFinite(value))
-    .map(({ labels: { [METRIC_NAME]: _, ...labels }, value }) => ({ labels, value }));
+    .map(({ labels: { [METRIC_NAME]: _, ...labels }, value }) => ({
+      labels,
+      value,
+    }));
   return { ...result, instances: outcome.instances, samples };
 }

@@ -6,7 +6,11 @@ import { evaluationStore } from "../_shared/stores.ts";
 import { evaluateAlerts, EvaluateRequest } from "./handler.ts";
 
 const clocks = { now: () => new Date(), cpuClock: () => performance.now() };
-const deps = { ...clocks, ...evaluationStore(database), ...selectionStore(database) };
+const deps = {
+  ...clocks,
+  ...evaluationStore(database),
+  ...selectionStore(database),
+};
 
 export default {
   fetch: job(

@@ -19,6 +19,9 @@ import { translateExpr } from "./translate-expr.ts";
 /** How long a query may take that names no shorter time. */
 export const QUERY_TIMEOUT_SECONDS = 30;
 
+/** How many warnings are told, and how many infos: Prometheus' number. */
+const REMARKS_LIMIT = 10;
+
 /** What queries need from the world. */
 export interface QueryDeps extends Pick<QueryStore, "openSource"> {
   now(): Date;
@@ -80,12 +83,20 @@ async function answer(
     const result = await runQuery(query, openSource(milliseconds / 1000));
     const { value, isTruncated } = truncate(result.value, limit);
     return respondText(renderResult(value), {
-      warnings: [...result.warnings, ...isTruncated ? [TRUNCATED] : []],
-      infos: result.infos,
+      warnings: [...tell(result.warnings, "warning"), ...isTruncated ? [TRUNCATED] : []],
+      infos: tell(result.infos, "info"),
     });
   } catch (error) {
     throw error instanceof DatabaseError && error.kind === "timed_out" ? timedOut(error) : error;
   }
+}
+
+/** The first of what there is to remark: each step may have its own. */
+function tell(remarks: readonly string[], kind: "warning" | "info"): readonly string[] {
+  const omitted = remarks.length - REMARKS_LIMIT;
+  return omitted > 0
+    ? [...remarks.slice(0, REMARKS_LIMIT), `${omitted} more ${kind} annotations omitted`]
+    : remarks;
 }
 
 function timedOut(cause?: unknown): ApiError {

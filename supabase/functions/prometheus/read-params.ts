@@ -12,6 +12,12 @@ const TIME_LIMIT = 8_640_000_000_000_000;
 const DECIMAL = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
 const RFC_3339 = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/;
 
+/** How Go writes the first and the last time that there is: what clients send for all time. */
+const BOUNDARY_TIMES = new Map([
+  ["-292273086-05-16T16:47:06Z", -TIME_LIMIT],
+  ["292277025-08-18T07:12:54.999999999Z", TIME_LIMIT],
+]);
+
 /**
  * Parameters of the address and, of a POST, of its form, which come first.
  *
@@ -60,7 +66,7 @@ function parseTime(text: string): number | undefined {
     ? Math.round(Number(text) * 1000)
     : RFC_3339.test(text)
     ? Math.floor(Date.parse(text))
-    : NaN;
+    : BOUNDARY_TIMES.get(text) ?? NaN;
   return Math.abs(time) <= TIME_LIMIT ? time : undefined;
 }
 

@@ -2,38 +2,50 @@ import { formatValue } from "../../../shared/promql/format-value.ts";
 import type { QueryValue } from "../../../shared/promql/query.ts";
 import type { Labels } from "../../../shared/promql/series.ts";
 
-/** The value of a query as Prometheus' JSON text: `{"resultType":…,"result":…}`. */
-export function renderResult(value: QueryValue): string {
-  return `{"resultType":"${value.type}","result":${renderValue(value)}}`;
-}
-
-function renderValue(value: QueryValue): string {
+/**
+ * The value of a query as Prometheus' JSON text, piece by piece: `{"resultType":…,"result":…}`. As one text, with what it is
+ * made from, it would take more memory than a function has.
+ */
+export function* renderResult(value: QueryValue): Generator<string> {
+  yield `{"resultType":"${value.type}","result":`;
   switch (value.type) {
     case "scalar":
-      return renderPoint(value.time, value.value);
+      yield renderPoint(value.time, value.value);
+      break;
     case "string":
-      return `[${renderTime(value.time)},${JSON.stringify(value.value)}]`;
+      yield `[${renderTime(value.time)},${JSON.stringify(value.value)}]`;
+      break;
     case "vector":
-      return renderList(
+      yield* renderList(
         value.samples,
         ({ labels, value: sample }) =>
-          `{"metric":${renderLabels(labels)},"value":${renderPoint(value.time, sample)}}`,
-      );
-    case "matrix":
-      return renderList(
-        value.series,
-        ({ labels, times, values }) =>
-          `{"metric":${renderLabels(labels)},"values":${
-            renderList(times, (time, i) => renderPoint(time, values[i]!))
+          `{"metric":${renderLabels(labels)},"value":${
+            renderPoint(value.time, sample)
           }}`,
       );
+      break;
+    case "matrix":
+      yield* renderList(value.series, ({ labels, times, values }) => {
+        const points = times.map((time, i) => renderPoint(time, values[i]!));
+        return `{"metric":${renderLabels(labels)},"values":[${
+          points.join(",")
+        }]}`;
+      });
   }
+  yield "}";
 }
 
-function renderList<T>(items: readonly T[], render: (item: T, i: number) => string): string {
-  let text = "[";
-  for (let i = 0; i < items.length; i += 1) text += (i === 0 ? "" : ",") + render(items[i]!, i);
-  return `${text}]`;
+function* renderList<T>(
+  items: readonly T[],
+  render: (item: T) => string,
+): Generator<string> {
+  yield "[";
+  let separator = "";
+  for (const item of items) {
+    yield separator + render(item);
+    separator = ",";
+  }
+  yield "]";
 }
 
 function renderPoint(time: number, value: number): string {
@@ -47,7 +59,9 @@ function renderTime(milliseconds: number): string {
 
 /** Labels by name, as Prometheus orders them. */
 export function sortLabels(labels: Labels): Labels {
-  return Object.fromEntries(Object.entries(labels).toSorted(([a], [b]) => a < b ? -1 : 1));
+  return Object.fromEntries(
+    Object.entries(labels).toSorted(([a], [b]) => a < b ? -1 : 1),
+  );
 }
 
 function renderLabels(labels: Labels): string {
