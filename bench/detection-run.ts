@@ -160,7 +160,7 @@ async function makeHistory(
 }
 
 /** CPU time of a process so far, all its threads, in ms; null where there is no /proc. */
-function readCpu(pid: number): number | null {
+export function readCpu(pid: number): number | null {
   try {
     const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]!.split(" ");
     return (Number(fields[11]) + Number(fields[12])) * 10; // in ticks of 1/100 s

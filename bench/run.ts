@@ -15,6 +15,7 @@ import { measureHealth } from "./health.ts";
 import { measureIngestDecode } from "./ingest-decode.ts";
 import { measureIngestion } from "./ingestion.ts";
 import { measureIngestionHttp } from "./ingestion-http.ts";
+import { measurePromql } from "./promql.ts";
 import { describeMachine } from "./report.ts";
 import { measureStart } from "./start.ts";
 import { measureStorage } from "./storage.ts";
@@ -35,6 +36,7 @@ const BENCHES: Record<string, Bench> = {
   detection: measureDetection,
   "detection-run": measureDetectionRun,
   "detection-ablation": measureAblation,
+  promql: measurePromql,
 };
 
 /** Only run when asked for: its table is kept in docs/detection.md. */

@@ -1,7 +1,7 @@
 import { formatDuration } from "../promql/durations.ts";
 import { formatLabels } from "../promql/format-labels.ts";
 import { formatValue } from "../promql/format-value.ts";
-import { compareLabels, labelsKey } from "../promql/labels-key.ts";
+import { labelsKey, sortByLabels } from "../promql/labels-key.ts";
 import { compileMatchers } from "../promql/match-labels.ts";
 import { parseExpr, parseSeriesName } from "../promql/parse-expr.ts";
 import { prepareQuery } from "../promql/prepare-query.ts";
@@ -151,8 +151,8 @@ function checkExpr(
   const prefix = `expr: ${JSON.stringify(expr)}, time: ${formatDuration(evalSeconds * 1000)}`;
   try {
     const query = prepareQuery(parseExpr(expr), expr, { start: evalSeconds * 1000, subqueryStep });
-    const got = sortSamples(toVector(query.evaluate(store.select(query.selections)).value));
-    const expected = sortSamples(
+    const got = sortByLabels(toVector(query.evaluate(store.select(query.selections)).value));
+    const expected = sortByLabels(
       samples.map(({ labels, value }) => ({ labels: parseSeriesName(labels), value })),
     );
     const isSame = got.length === expected.length &&
@@ -167,9 +167,6 @@ function checkExpr(
     return [`${prefix}, err: ${(error as Error).message}`];
   }
 }
-
-const sortSamples = (samples: readonly VectorSample[]) =>
-  samples.toSorted((a, b) => compareLabels(a.labels, b.labels));
 
 const showSamples = (samples: readonly VectorSample[]) =>
   samples.length === 0

@@ -59,12 +59,15 @@ export function joinInfo(
   }
 
   const results = new Map<string, Column>();
-  const keep = (column: Column, labels: Labels, step: number) => {
+  const resultOf = (labels: Labels, dropsName: boolean) => {
     const key = labelsKey(labels);
     let result = results.get(key);
     if (result === undefined) {
-      results.set(key, result = make(labels, column.dropsName, grid.count));
+      results.set(key, result = make(labels, dropsName, grid.count));
     }
+    return result;
+  };
+  const keep = (column: Column, result: Column, step: number) => {
     if (result.present[step] === 1) {
       throw new PromqlError("execution", "vector cannot contain metrics with the same labelset");
     }
@@ -77,20 +80,26 @@ export function joinInfo(
     // Info metrics themselves stay as they are.
     const isInfo = nameTests.every((test) => test(name));
     const hasIdentity = IDENTIFYING_LABELS.some((label) => column.labels[label] !== undefined);
-    const candidates = hasIdentity ? byIdentity.get(identify(column.labels)) ?? [] : [];
+    const candidates = hasIdentity && !isInfo ? byIdentity.get(identify(column.labels)) ?? [] : [];
+    let known: { readonly newest: readonly InfoSeries[]; readonly result: Column } | undefined;
     for (let step = 0; step < grid.count; step += 1) {
       if (column.present[step] === 0) continue;
       spend(1 + candidates.length);
-      if (isInfo) {
-        keep(column, column.labels, step);
-        continue;
-      }
       const newest = newestByName(candidates, step);
-      if (newest.length === 0 && !mayBeMissing) continue;
-      keep(column, { ...column.labels, ...dataOf(newest, column.labels, dataLabels) }, step);
+      if (newest.length === 0 && !mayBeMissing && !isInfo) continue;
+      // From step to step they are mostly the same.
+      if (known === undefined || !areSame(known.newest, newest)) {
+        const labels = { ...column.labels, ...dataOf(newest, column.labels, dataLabels) };
+        known = { newest, result: resultOf(labels, column.dropsName) };
+      }
+      keep(column, known.result, step);
     }
   }
   return [...results.values()];
+}
+
+function areSame(a: readonly InfoSeries[], b: readonly InfoSeries[]): boolean {
+  return a.length === b.length && a.every((info, i) => info === b[i]);
 }
 
 /** Of each info metric the series with the newest sample. */

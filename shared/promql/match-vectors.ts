@@ -125,7 +125,7 @@ export function combineVectors(
   const isSwapped = matching.card === "one-to-many";
   const [many, one] = isSwapped ? [right, left] : [left, right];
   const sign = signer(matching);
-  const bySignature = groupOnes(one, sign, matching, grid);
+  const bySignature = groupOnes(one, sign, matching, presenceOf(many, grid));
 
   const results: Column[] = [];
   /** By what may be there once, the steps at which it is. */
@@ -147,12 +147,21 @@ export function combineVectors(
   return results;
 }
 
-/** Of the side that may have one element a signature. */
+/** The steps at which any of them has a value. */
+function presenceOf(columns: readonly Column[], grid: Grid): Uint8Array {
+  const any = new Uint8Array(grid.count);
+  for (const { present } of columns) {
+    for (let i = 0; i < grid.count; i += 1) any[i]! |= present[i]!;
+  }
+  return any;
+}
+
+/** Of the side that may have one element a signature, at the steps at which there is another side to match. */
 function groupOnes(
   one: readonly Column[],
   sign: (labels: Labels) => string,
   matching: VectorMatching,
-  grid: Grid,
+  asked: Uint8Array,
 ): Map<string, Column[]> {
   const bySignature = new Map<string, Column[]>();
   /** By signature, the steps at which there is an element; only where there are several. */
@@ -166,8 +175,8 @@ function groupOnes(
     }
     const steps = taken.get(signature) ?? others[0]!.present.slice();
     taken.set(signature, steps);
-    for (let i = 0; i < grid.count; i += 1) {
-      if (column.present[i] === 0) continue;
+    for (let i = 0; i < steps.length; i += 1) {
+      if (column.present[i] === 0 || asked[i] === 0) continue;
       if (steps[i] === 1) {
         const other = others.find(({ present }) => present[i] === 1)!;
         throw duplicateError(matching, column.labels, other.labels);

@@ -3,7 +3,7 @@ import type { AtModifier, Call, Expr, VectorSelector } from "./ast.ts";
 import { type Column, timeAt } from "./columns.ts";
 import { type Evaluation, Evaluator } from "./evaluator.ts";
 import { infoMatchers } from "./info-function.ts";
-import { compareLabels } from "./labels-key.ts";
+import { sortByLabels } from "./labels-key.ts";
 import { typeOf } from "./parse-expr.ts";
 import { PromqlError } from "./promql-error.ts";
 import type {
@@ -130,7 +130,7 @@ function rangeValue(
       series.push({ labels, times, values: Array.from(values).filter(isThere) });
     }
   }
-  return { type: "matrix", series: series.sort((a, b) => compareLabels(a.labels, b.labels)) };
+  return { type: "matrix", series: sortByLabels(series) };
 }
 
 function instantValue(expr: Expr, evaluator: Evaluator, time: number): QueryValue {
@@ -147,7 +147,7 @@ function instantValue(expr: Expr, evaluator: Evaluator, time: number): QueryValu
         present: new Uint8Array(points.times.length).fill(1),
       }));
       const series = finishMatrix(evaluator, columns);
-      return { type: "matrix", series: series.sort((a, b) => compareLabels(a.labels, b.labels)) };
+      return { type: "matrix", series: sortByLabels(series) };
     }
     case "vector": {
       const columns: Column[] = evaluator.finish(evaluator.vector(expr, grid));
