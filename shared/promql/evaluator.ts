@@ -339,10 +339,11 @@ export class Evaluator {
     const step = expr.step ?? this.#context.subqueryStep;
     const start = Math.floor(from / step) * step + step;
     const count = Math.max(0, Math.floor((until - start) / step) + 1);
-    const { steps } = this.#context.limits;
-    if (count > steps) {
+    // Before anything of that length is made; how many steps a query has is another matter, as in Prometheus.
+    const most = this.#context.limits.values;
+    if (count > most) {
       throw limit(
-        `a subquery of ${count} steps, at most ${steps} may be`,
+        `a subquery of ${count} steps, at most ${most} may be`,
         "take a longer step or a shorter range",
       );
     }

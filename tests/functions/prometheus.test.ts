@@ -183,11 +183,12 @@ describe("/query", () => {
     const { fetch } = build({ openSource: () => ({ select: () => Promise.resolve([series]) }) });
     const response = await fetch(request("GET", { path: address("query", { query: "x" }) }));
     const chunks: Uint8Array[] = [];
+    const decoder = new TextDecoder("utf-8", { fatal: true });
     for await (const chunk of response.body!) chunks.push(chunk);
     expect(chunks.length).toBeGreaterThan(2);
     // Pieces are whole: the last one of a chunk goes beyond what is sent at once.
     for (const chunk of chunks) expect(chunk.byteLength).toBeLessThan(100_000);
-    const { data } = JSON.parse(Buffer.concat(chunks).toString());
+    const { data } = JSON.parse(chunks.map((chunk) => decoder.decode(chunk)).join(""));
     expect(data.result.map(({ metric, value }: { metric: object; value: unknown[] }) => [
       metric,
       value[1],

@@ -291,16 +291,23 @@ describe("limits", () => {
     ["samples", "x", 40, "query would take 40 samples, at most 39 may be"],
     ["series", "x", 4, "query would take 4 series at once, at most 3 may be"],
     ["values", "x", 40, "query would take more than 39 values (series × steps)"],
-    ["steps", "sum_over_time(x{i='1'}[19m:1m])", 19, "query would take a subquery of 19 steps"],
-    ["steps", "sum_over_time(x @ 1 [19m:1m])", 19, "query would take a subquery of 19 steps"],
   ])("of %s are kept for %s: %i, and not one less", (limit, text, most, message) => {
-    const run = (limits: object) =>
-      evaluate(text, series, text === "x" ? { ...range, limits } : { start: 9 * MINUTE, limits });
+    const run = (limits: object) => evaluate(text, series, { ...range, limits });
     expect(run({ [limit]: most }).value).toMatchObject({ type: expect.any(String) });
     const error = refusal(() => run({ [limit]: most - 1 }));
     expect(error.message).toContain(message);
     expect(error.message).toMatch(/: (take|select) /);
     expect(error.kind).toBe("limit");
+  });
+
+  it("of values bound the steps of a subquery, which may be more than those of a query", () => {
+    const text = "sum_over_time(vector(1)[19m:1m])";
+    const run = (values: number) =>
+      evaluate(text, series, { start: 9 * MINUTE, limits: { steps: 1, values } });
+    expect(run(20).value.type).toBe("vector");
+    expect(refusal(() => run(19)).message).toContain("more than 19 values");
+    expect(refusal(() => run(18)).message)
+      .toContain("a subquery of 19 steps, at most 18 may be: take a longer step");
   });
 
   it("are those of Prometheus for steps unless told otherwise", () => {

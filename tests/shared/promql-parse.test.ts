@@ -316,7 +316,7 @@ describe("parseExpr()", () => {
     ["rate(a[5m], 1)", '1:1: expected 1 argument(s) in call to "rate", got 2'],
     ["rate()", '1:1: expected 1 argument(s) in call to "rate", got 0'],
     ["foo(a)", '1:1: unknown function with name "foo"'],
-    ["rat(a[5m])", '1:1: unknown function with name "rat", did you mean rad?'],
+    ["rat(a[5m])", '1:1: unknown function with name "rat", did you mean rate?'],
     ["abs(1)", '1:5: expected type instant vector in call to function "abs", got scalar'],
     ["abs(a[5m])", '1:5: expected type instant vector in call to function "abs", got range vector'],
     ["abs('a')", '1:5: expected type instant vector in call to function "abs", got string'],

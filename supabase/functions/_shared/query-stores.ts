@@ -28,7 +28,7 @@ export const QUERY_LIMITS = {
   samples: 1_000_000,
   series: 20_000,
   steps: 11_001,
-  values: 5_000_000,
+  values: 3_000_000,
 } as const;
 
 /** Most selectors that are read in one call. */
