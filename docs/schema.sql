@@ -2254,10 +2254,12 @@ CREATE OR REPLACE FUNCTION monitor.collect_incidents_and_alerts(p_at timestamp w
 AS $function$
   select
     monitor.sample('active_incidents', (select count(*) from monitor.incidents where resolved_at is null))
-    || monitor.sample('unresolved_alerts', (select count(*) from monitor.system_alerts where resolved_at is null));
+    || monitor.sample('unresolved_alerts', (select count(*) from monitor.system_alerts where resolved_at is null))
+    || monitor.sample('pgvigil_failing_rules', (
+      select case when count(evaluated_at) > 0 then count(*) filter (where health = 'err') end from monitor.rule_states));
 $function$;
 grant execute on function monitor.collect_incidents_and_alerts(timestamp with time zone) to service_role;
-comment on function monitor.collect_incidents_and_alerts(timestamp with time zone) is 'active_incidents and unresolved_alerts.';
+comment on function monitor.collect_incidents_and_alerts(timestamp with time zone) is 'active_incidents, unresolved_alerts, and pgvigil_failing_rules.';
 
 CREATE OR REPLACE FUNCTION monitor.collect_ingestion(p_at timestamp with time zone)
  RETURNS jsonb
@@ -6153,7 +6155,7 @@ grant execute on function monitor.satisfies_matchers(text,jsonb,jsonb) to authen
 grant execute on function monitor.satisfies_matchers(text,jsonb,jsonb) to service_role;
 comment on function monitor.satisfies_matchers(text,jsonb,jsonb) is 'Whether one series satisfies every matcher, as monitor.match_series judges many; true without matchers.';
 
-CREATE OR REPLACE FUNCTION monitor.save_rules(p_groups jsonb, p_replace boolean DEFAULT false, p_now timestamp with time zone DEFAULT now())
+CREATE OR REPLACE FUNCTION monitor.save_rules(p_groups jsonb, p_replace boolean DEFAULT false, p_dry_run boolean DEFAULT false, p_now timestamp with time zone DEFAULT now())
  RETURNS jsonb
  LANGUAGE plpgsql
  SET search_path TO ''
@@ -6171,9 +6173,10 @@ declare
   v_updated    integer := 0;
   v_unchanged  integer := 0;
   v_deleted    integer := 0;
+  v_counts     jsonb;
 begin
-  if jsonb_typeof(p_groups) is distinct from 'array' or p_replace is null then
-    raise exception 'p_groups must be an array and p_replace a boolean'
+  if jsonb_typeof(p_groups) is distinct from 'array' or p_replace is null or p_dry_run is null then
+    raise exception 'p_groups must be an array, p_replace and p_dry_run booleans'
       using errcode = 'invalid_parameter_value',
             hint = 'Pass e.g. [{"name": "queue", "rules": [{"kind": "alerting", "name": "QueueDeep", "expr": "queue_depth > 9"}]}].';
   end if;
@@ -6261,13 +6264,20 @@ begin
     raise exception 'there would be % rules, and may be %', v_count, c_rules
       using errcode = 'program_limit_exceeded', hint = 'Delete groups that nobody needs: monitor.delete_rules.';
   end if;
-  return jsonb_build_object('inserted', v_inserted, 'updated', v_updated, 'unchanged', v_unchanged, 'deleted', v_deleted);
-exception when data_exception or integrity_constraint_violation then
-  raise exception '%: %', v_where, sqlerrm using errcode = sqlstate;
+  v_counts := jsonb_build_object('inserted', v_inserted, 'updated', v_updated, 'unchanged', v_unchanged, 'deleted', v_deleted);
+  if p_dry_run then
+    raise sqlstate 'VGDRY';
+  end if;
+  return v_counts;
+exception
+  when sqlstate 'VGDRY' then
+    return v_counts; -- all that was done is undone by now, but variables keep what they are
+  when data_exception or integrity_constraint_violation then
+    raise exception '%: %', v_where, sqlerrm using errcode = sqlstate;
 end;
 $function$;
-grant execute on function monitor.save_rules(jsonb,boolean,timestamp with time zone) to service_role;
-comment on function monitor.save_rules(jsonb,boolean,timestamp with time zone) is 'Saves groups [{name, interval_seconds?, rules: [{kind, name, expr, for_seconds?, keep_firing_for_seconds?, labels?, annotations?, no_data_policy?, severity?, runbook_url?, mode?, enabled?}]}], all or nothing; severity comes from the label of that name if it is one. A rule is known by its group, kind, name and labels, and takes the given form as a whole. With p_replace the groups become what is listed, in that order; else other rules of them stay, and new ones go to their end. Returns {inserted, updated, unchanged, deleted}. Errors, with the group and the number of the rule: 22023 and others of class 22 for what is no rule, class 23 for one that a check refuses; 54000 for more than 2,000 rules.';
+grant execute on function monitor.save_rules(jsonb,boolean,boolean,timestamp with time zone) to service_role;
+comment on function monitor.save_rules(jsonb,boolean,boolean,timestamp with time zone) is 'Saves groups [{name, interval_seconds?, rules: [{kind, name, expr, for_seconds?, keep_firing_for_seconds?, labels?, annotations?, no_data_policy?, severity?, runbook_url?, mode?, enabled?}]}], all or nothing; severity comes from the label of that name if it is one. A rule is known by its group, kind, name and labels, and takes the given form as a whole. With p_replace the groups become what is listed, in that order; else other rules of them stay, and new ones go to their end. Returns {inserted, updated, unchanged, deleted}; with p_dry_run the same, and changes nothing. Errors, with the group and the number of the rule: 22023 and others of class 22 for what is no rule, class 23 for one that a check refuses; 54000 for more than 2,000 rules.';
 
 CREATE OR REPLACE FUNCTION monitor.scan_rollups(p_series_ids integer[], p_from timestamp with time zone, p_until timestamp with time zone)
  RETURNS TABLE(series_id integer, at bigint, count bigint, sum double precision, min double precision, max double precision, first double precision, last double precision)

@@ -121,9 +121,8 @@ async function importRules({ files, isReplacing, isDry, databaseUrl }: Options):
   const groups = files.flatMap(readRuleFile);
   for (const loss of findUnsaved(groups)) console.error(`warning: ${loss}`);
   await withDatabase(databaseUrl, async (client) => {
-    await client.query("begin");
-    const counts = await saveRules((sql, values) => client.query(sql, values), groups, isReplacing);
-    await client.query(isDry ? "rollback" : "commit");
+    const query = (sql: string, values?: unknown[]) => client.query(sql, values);
+    const counts = await saveRules(query, groups, { isReplacing, isDry });
     const { inserted, updated, unchanged, deleted } = counts;
     const said =
       `${inserted} new, ${updated} changed, ${unchanged} as they were, ${deleted} deleted`;

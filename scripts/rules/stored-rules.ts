@@ -1,29 +1,22 @@
 import type pg from "pg";
 import type { RuleGroup } from "../../shared/alerting/rule.ts";
-import { toSavedGroups } from "../../shared/alerting/saved-rules.ts";
-import { parseRuleGroups } from "../../shared/contract/rules.ts";
+import { type SaveOptions, toSaveArguments } from "../../shared/alerting/saved-rules.ts";
+import { parseRuleGroups, SavedRules } from "../../shared/contract/rules.ts";
 
 type Query = (sql: string, values?: unknown[]) => Promise<pg.QueryResult>;
 
-/** How many rules were what. */
-export interface SaveCounts {
-  readonly inserted: number;
-  readonly updated: number;
-  readonly unchanged: number;
-  readonly deleted: number;
-}
-
-/** Saves groups, all or nothing; with `isReplacing` other rules of these groups are deleted. */
+/** Saves groups, all or nothing. */
 export async function saveRules(
   query: Query,
   groups: readonly RuleGroup[],
-  isReplacing: boolean,
-): Promise<SaveCounts> {
-  const { rows: [row] } = await query("select monitor.save_rules($1, $2) as counts", [
-    JSON.stringify(toSavedGroups(groups)),
-    isReplacing,
-  ]);
-  return row.counts;
+  options: SaveOptions,
+): Promise<SavedRules> {
+  const { p_groups, p_replace, p_dry_run } = toSaveArguments(groups, options);
+  const { rows: [row] } = await query(
+    "select monitor.save_rules(p_groups => $1, p_replace => $2, p_dry_run => $3) as counts",
+    [JSON.stringify(p_groups), p_replace, p_dry_run],
+  );
+  return SavedRules.parse(row.counts);
 }
 
 /** The saved groups, and the names of rules that are disabled, which a rule file cannot say. */

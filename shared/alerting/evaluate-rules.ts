@@ -20,7 +20,10 @@ import {
 /** Alerts that a rule may have at once, if its group says nothing lower. */
 export const INSTANCE_LIMIT = 1000;
 /** Series that a recording rule may write, if its group says nothing lower. */
-export const RECORDED_SERIES_LIMIT = 10_000;
+export const RECORDED_SERIES_LIMIT = 1000;
+
+/** The error of rules that are not begun because there is no time left. */
+export const TIME_IS_UP = "the time of this evaluation is up";
 
 /** One alert of a rule, in the form in which it is stored: JSON, times as ISO texts in UTC. */
 export interface AlertInstance {
@@ -86,7 +89,7 @@ export interface EvaluationOptions {
   readonly limits?: Partial<QueryLimits>;
   /** Milliseconds, of subqueries that name no step. */
   readonly subqueryStep?: number;
-  /** Rules that are not begun when it is are an error. */
+  /** Rules that are not begun when it is have the error {@link TIME_IS_UP}. */
   isTimeUp?(): boolean;
 }
 
@@ -128,7 +131,7 @@ export function prepareRules(
         const { instances } = rules[index]!;
         try {
           if (typeof rule === "string") throw new Error(rule);
-          if (options.isTimeUp?.()) throw new Error("the time of this evaluation is up");
+          if (options.isTimeUp?.()) throw new Error(TIME_IS_UP);
           const outcome = rule(read);
           recorded.push(...outcome.samples);
           return { health: "ok", error: null, ...outcome };

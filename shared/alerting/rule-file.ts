@@ -19,7 +19,7 @@ import {
   type Severity,
   type Texts,
 } from "./rule.ts";
-import { printYaml, YamlSource } from "./yaml-source.ts";
+import { printYaml, type RulePlace, YamlSource } from "./yaml-source.ts";
 
 /** Annotations that hold what Prometheus has no field for, so that its tools accept our files. */
 export const RUNBOOK_ANNOTATION = "runbook_url";
@@ -58,6 +58,12 @@ function readGroup(source: YamlSource, node: Node): RuleGroup {
   const fields = source.fields(node, GROUP_FIELDS, "rule group");
   const name = source.text(fields.get("name"), "name");
   if (name === "") source.refuse(node, "Groupname must not be empty");
+  return source.within({ group: name }, () => readNamedGroup(source, fields, name));
+}
+
+type Fields = ReadonlyMap<string, Node | null>;
+
+function readNamedGroup(source: YamlSource, fields: Fields, name: string): RuleGroup {
   const limit = source.number(fields.get("limit"), "limit");
   if (limit !== undefined && !Number.isSafeInteger(limit)) {
     source.refuse(fields.get("limit"), "limit must be a whole number");
@@ -66,7 +72,7 @@ function readGroup(source: YamlSource, node: Node): RuleGroup {
   const queryOffsetSeconds = source.seconds(fields.get("query_offset"), "query_offset");
   const labels = source.texts(fields.get("labels"), "labels");
   for (const [label, at] of source.nodes(fields.get("labels"), "labels")) {
-    if (!isLabelName(label)) source.refuse(at, `group "${name}": invalid label name: ${label}`);
+    if (!isLabelName(label)) source.refuse(at, `invalid label name: ${label}`);
   }
   return {
     name,
@@ -74,22 +80,33 @@ function readGroup(source: YamlSource, node: Node): RuleGroup {
     ...(queryOffsetSeconds !== undefined && { queryOffsetSeconds }),
     ...(limit !== undefined && { limit }),
     ...(Object.keys(labels).length > 0 && { labels }),
-    rules: source.items(fields.get("rules"), "rules").map((rule, index) =>
-      readRule(source, rule, name, index + 1)
-    ),
+    rules: source.items(fields.get("rules"), "rules").map((rule, index) => {
+      const place = { group: name, position: index + 1 };
+      return source.within(place, () => readRule(source, rule, place));
+    }),
   };
 }
 
 const isLabelName = (name: string) => LABEL_NAME.test(name) && name !== "__name__";
 
-function readRule(source: YamlSource, node: Node, group: string, position: number): Rule {
+function readRule(source: YamlSource, node: Node, place: RulePlace): Rule {
   const fields = source.fields(node, RULE_FIELDS, "rule");
   const record = source.text(fields.get("record"), "record");
   const alert = source.text(fields.get("alert"), "alert");
-  const name = alert || record;
-  const prefix = `group ${JSON.stringify(group)}, rule ${position}, ${JSON.stringify(name)}`;
+  return source.within(
+    { ...place, rule: alert || record },
+    () => readNamedRule(source, node, fields, { record, alert }),
+  );
+}
+
+function readNamedRule(
+  source: YamlSource,
+  node: Node,
+  fields: Fields,
+  { record, alert }: { record: string; alert: string },
+): Rule {
   const refuse = (at: Node | null | undefined, message: string) =>
-    source.refuse(at ?? node, `${prefix}: ${message}`);
+    source.refuse(at ?? node, message);
 
   const expr = source.text(fields.get("expr"), "expr");
   const forSeconds = source.seconds(fields.get("for"), "for") ?? 0;
@@ -101,9 +118,9 @@ function readRule(source: YamlSource, node: Node, group: string, position: numbe
   if (record !== "" && alert !== "") {
     refuse(fields.get("record"), "only one of 'record' and 'alert' must be set");
   }
-  if (name === "") refuse(node, "one of 'record' or 'alert' must be set");
+  if (record === "" && alert === "") refuse(node, "one of 'record' or 'alert' must be set");
   if (expr === "") refuse(fields.get("expr"), "field 'expr' must be set in rule");
-  else checkExpr(source, fields.get("expr"), expr, prefix);
+  else checkExpr(source, fields.get("expr"), expr);
   const labelNodes = source.nodes(fields.get("labels"), "labels");
   for (const [label, at] of labelNodes) {
     if (!isLabelName(label)) refuse(at, `invalid label name: ${label}`);
@@ -135,7 +152,7 @@ function readRule(source: YamlSource, node: Node, group: string, position: numbe
       const problem = checkTemplate(text, alert);
       if (problem === undefined) continue;
       const at = source.offsetIn(nodes.get(key), text, problem.at);
-      source.refuseAt(at, `${prefix}: ${kind} ${JSON.stringify(key)}: ${problem.message}`);
+      source.refuseAt(at, `${kind} ${JSON.stringify(key)}: ${problem.message}`);
     }
   };
   checkTemplates("label", labels, labelNodes);
@@ -179,14 +196,13 @@ function checkExpr(
   source: YamlSource,
   node: Node | null | undefined,
   expr: string,
-  prefix: string,
 ): void {
   try {
     parseExpr(expr);
   } catch (error) {
     if (!(error instanceof PromqlError)) throw error;
     const at = source.offsetIn(node, expr, error.place?.start ?? 0);
-    source.refuseAt(at, `${prefix}: could not parse expression: ${error.message}`);
+    source.refuseAt(at, `could not parse expression: ${error.message}`);
   }
 }
 

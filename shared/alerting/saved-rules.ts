@@ -1,5 +1,21 @@
 import { labelsOf, type RuleGroup } from "./rule.ts";
 
+/** How groups are saved. */
+export interface SaveOptions {
+  /** Other rules of these groups are deleted. */
+  readonly isReplacing: boolean;
+  /** What would change is counted, and nothing is changed. */
+  readonly isDry: boolean;
+}
+
+/** The arguments of `monitor.save_rules`. */
+export function toSaveArguments(
+  groups: readonly RuleGroup[],
+  { isReplacing, isDry }: SaveOptions,
+) {
+  return { p_groups: toSavedGroups(groups), p_replace: isReplacing, p_dry_run: isDry };
+}
+
 /**
  * Groups as `monitor.save_rules` takes them. Labels of a group become labels of its rules, which comes to the same.
  *

@@ -9,12 +9,22 @@ import {
   parseDocument,
   Scalar,
   stringify,
+  visit,
 } from "yaml";
 import { parseDuration } from "../promql/durations.ts";
 import type { Texts } from "./rule.ts";
 
+/** In which group of a file something is, and in which rule of it. */
+export interface RulePlace {
+  readonly group?: string;
+  /** Of the rule in its group, from 1. */
+  readonly position?: number;
+  /** The name of the rule, once it is known. */
+  readonly rule?: string;
+}
+
 /** What is wrong in a file, and where; lines and columns count from 1. */
-export interface FileProblem {
+export interface FileProblem extends RulePlace {
   readonly line: number;
   readonly column: number;
   readonly message: string;
@@ -30,9 +40,15 @@ export class FileError extends Error {
   }
 }
 
-/** `line:column: message`. */
-export function formatProblem({ line, column, message }: FileProblem): string {
-  return `${line}:${column}: ${message}`;
+/** `line:column: message`, with the rule before the message where it is about one. */
+export function formatProblem(problem: FileProblem): string {
+  const { line, column, message, group, position, rule } = problem;
+  const place = [
+    ...group === undefined ? [] : [`group ${JSON.stringify(group)}`],
+    ...position === undefined ? [] : [`rule ${position}`],
+    ...rule === undefined ? [] : [JSON.stringify(rule)],
+  ].join(", ");
+  return `${line}:${column}: ${place && `${place}: `}${message}`;
 }
 
 /** Aliases resolved in one file; more would be a bomb. */
@@ -45,18 +61,29 @@ export class YamlSource {
   readonly #lines = new LineCounter();
   readonly #document: Document;
   readonly #text: string;
+  #place: RulePlace = {};
   #aliases = 0;
 
   constructor(text: string) {
     this.#text = text;
     this.#document = parseDocument(text, {
       lineCounter: this.#lines,
-      uniqueKeys: true,
+      uniqueKeys: false, // takes the square of their number; see below
       prettyErrors: false,
     });
     this.root = this.#document.contents as Node | null;
     for (const error of this.#document.errors) {
       this.refuseAt(error.pos[0], `yaml: ${error.message}`);
+    }
+    visit(this.#document, { Map: (_, { items }) => this.#assertUnique(items) });
+  }
+
+  #assertUnique(items: readonly { readonly key: unknown }[]): void {
+    const seen = new Set<unknown>();
+    for (const { key } of items) {
+      const name = isScalar(key) ? key.value : key;
+      if (seen.has(name)) this.refuse(key as Node, "yaml: Map keys must be unique");
+      seen.add(name);
     }
   }
 
@@ -66,7 +93,17 @@ export class YamlSource {
 
   refuseAt(offset: number, message: string): void {
     const { line, col } = this.#lines.linePos(offset);
-    this.problems.push({ line: Math.max(line, 1), column: Math.max(col, 1), message });
+    const at = { line: Math.max(line, 1), column: Math.max(col, 1) };
+    this.problems.push({ ...at, ...this.#place, message });
+  }
+
+  /** Reads what is in a place, so that what is wrong there says so. */
+  within<T>(place: RulePlace, read: () => T): T {
+    const around = this.#place;
+    this.#place = place;
+    const value = read();
+    this.#place = around;
+    return value;
   }
 
   /** @throws {FileError} if anything was wrong. */

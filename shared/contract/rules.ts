@@ -19,11 +19,21 @@ export const AlertInstanceRow = z.object({
   no_data: z.boolean(),
 });
 
+/** What `monitor.save_rules` answers: how many rules were what. */
+export const SavedRules = z.object({
+  inserted: z.int().nonnegative(),
+  updated: z.int().nonnegative(),
+  unchanged: z.int().nonnegative(),
+  deleted: z.int().nonnegative(),
+});
+
+export type SavedRules = z.infer<typeof SavedRules>;
+
 /** What a rule has come to, part of {@link AlertingRuleRow} and {@link RecordingRuleRow}. */
 export const RuleStateRow = z.object({
   revision: z.int(),
-  // What nobody can read any more costs its rule its memory, not all rules their evaluation.
-  instances: z.array(AlertInstanceRow).catch([]),
+  // What nobody can read any more costs its rule the evaluation, not all rules theirs.
+  instances: z.array(AlertInstanceRow).nullable().catch(null),
   health: z.enum(["unknown", "ok", "err"]),
   last_error: z.string().nullable(),
   evaluated_at: z.number().nullable(),
@@ -85,7 +95,8 @@ export const RecordedEvaluation = z.object({
 export interface StoredRuleState {
   /** What is evaluated on this is refused once there is another. */
   readonly revision: number;
-  readonly instances: readonly AlertInstance[];
+  /** Null if they cannot be read. */
+  readonly instances: readonly AlertInstance[] | null;
   readonly health: "unknown" | "ok" | "err";
   /** Why the last evaluation failed. */
   readonly lastError: string | null;

@@ -1,6 +1,6 @@
 -- Purpose:  alerting and recording rules in groups, what their evaluation remembers, and the one way to save them.
 -- Locks:    access exclusive on retention_policies while a check changes.
--- Undo:     drop function monitor.delete_rules(text), monitor.save_rules(jsonb, boolean, timestamptz),
+-- Undo:     drop function monitor.delete_rules(text), monitor.save_rules(jsonb, boolean, boolean, timestamptz),
 --           monitor.parse_rule(jsonb), monitor.read_rules(), monitor.describe_rule(monitor.alert_rules, monitor.rule_states);
 --           drop table monitor.rule_states, monitor.alert_rules, monitor.rule_groups;
 --           drop function monitor.reset_rule_state(), monitor.rule_texts_are_valid(jsonb, integer);
@@ -284,6 +284,7 @@ comment on function monitor.parse_rule(jsonb) is
 create function monitor.save_rules(
   p_groups   jsonb,
   p_replace  boolean      default false,
+  p_dry_run  boolean      default false,
   p_now      timestamptz  default now()
 )
 returns jsonb
@@ -304,9 +305,10 @@ declare
   v_updated    integer := 0;
   v_unchanged  integer := 0;
   v_deleted    integer := 0;
+  v_counts     jsonb;
 begin
-  if jsonb_typeof(p_groups) is distinct from 'array' or p_replace is null then
-    raise exception 'p_groups must be an array and p_replace a boolean'
+  if jsonb_typeof(p_groups) is distinct from 'array' or p_replace is null or p_dry_run is null then
+    raise exception 'p_groups must be an array, p_replace and p_dry_run booleans'
       using errcode = 'invalid_parameter_value',
             hint = 'Pass e.g. [{"name": "queue", "rules": [{"kind": "alerting", "name": "QueueDeep", "expr": "queue_depth > 9"}]}].';
   end if;
@@ -394,18 +396,25 @@ begin
     raise exception 'there would be % rules, and may be %', v_count, c_rules
       using errcode = 'program_limit_exceeded', hint = 'Delete groups that nobody needs: monitor.delete_rules.';
   end if;
-  return jsonb_build_object('inserted', v_inserted, 'updated', v_updated, 'unchanged', v_unchanged, 'deleted', v_deleted);
-exception when data_exception or integrity_constraint_violation then
-  raise exception '%: %', v_where, sqlerrm using errcode = sqlstate;
+  v_counts := jsonb_build_object('inserted', v_inserted, 'updated', v_updated, 'unchanged', v_unchanged, 'deleted', v_deleted);
+  if p_dry_run then
+    raise sqlstate 'VGDRY';
+  end if;
+  return v_counts;
+exception
+  when sqlstate 'VGDRY' then
+    return v_counts; -- all that was done is undone by now, but variables keep what they are
+  when data_exception or integrity_constraint_violation then
+    raise exception '%: %', v_where, sqlerrm using errcode = sqlstate;
 end;
 $$;
 
-comment on function monitor.save_rules(jsonb, boolean, timestamptz) is
+comment on function monitor.save_rules(jsonb, boolean, boolean, timestamptz) is
   'Saves groups [{name, interval_seconds?, rules: [{kind, name, expr, for_seconds?, keep_firing_for_seconds?, labels?, annotations?, '
   'no_data_policy?, severity?, runbook_url?, mode?, enabled?}]}], all or nothing; severity comes from the label of that name if it is '
   'one. A rule is known by its group, kind, name and labels, and takes the given form as a whole. With p_replace the groups become '
   'what is listed, in that order; else other rules of them stay, and new ones go to their end. Returns {inserted, updated, unchanged, '
-  'deleted}. Errors, with the group and the number of the rule: 22023 and others of class 22 for what is no rule, class 23 for one '
+  'deleted}; with p_dry_run the same, and changes nothing. Errors, with the group and the number of the rule: 22023 and others of class 22 for what is no rule, class 23 for one '
   'that a check refuses; 54000 for more than 2,000 rules.';
 
 create function monitor.delete_rules(p_group text)
@@ -453,6 +462,6 @@ grant execute on function
   monitor.describe_rule(monitor.alert_rules, monitor.rule_states),
   monitor.read_rules(),
   monitor.parse_rule(jsonb),
-  monitor.save_rules(jsonb, boolean, timestamptz),
+  monitor.save_rules(jsonb, boolean, boolean, timestamptz),
   monitor.delete_rules(text)
 to service_role;

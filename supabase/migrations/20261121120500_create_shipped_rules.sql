@@ -253,6 +253,21 @@ select monitor.save_rules($rules$
       },
       {
         "kind": "alerting",
+        "name": "RulesFailing",
+        "expr": "pgvigil_failing_rules > 0",
+        "for_seconds": 600,
+        "labels": {
+          "severity": "warning",
+          "team": "platform"
+        },
+        "annotations": {
+          "summary": "{{ $value }} rules cannot be evaluated",
+          "description": "{{ $value }} rules have failed for 10 minutes: their alerts stay as they are and what they record is missing. last_error of monitor.rule_states says why."
+        },
+        "severity": "warning"
+      },
+      {
+        "kind": "alerting",
         "name": "MetricsStale",
         "expr": "absent_over_time(database_connections[10m])",
         "for_seconds": 60,

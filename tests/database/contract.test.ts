@@ -259,11 +259,24 @@ describe("the contract of rules", () => {
     ]);
   });
 
-  it("begins a state anew that it cannot read", async ({ query }) => {
+  it("has no alerts of a state that it cannot read, which stays", async ({ query }) => {
     await setUp(query);
     await query(`update monitor.rule_states set instances = '[{"labels": {}, "state": "gone"}]'`);
     const [group] = parseRuleGroups(await rpc(query, "read_rules"));
-    expect(group!.rules.map(({ state }) => state)).toEqual([NEW_STATE, NEW_STATE]);
+    const unreadable = { ...NEW_STATE, instances: null };
+    expect(group!.rules.map(({ state }) => state)).toEqual([unreadable, unreadable]);
+
+    const p_results = group!.rules.map(({ ruleId }) => ({
+      ...{ rule_id: ruleId, revision: 0, error: "unreadable", evaluation_seconds: 0 },
+    }));
+    await rpc(query, "record_evaluation", { p_results, p_now: iso(NOON) });
+    const readInstances = async () =>
+      parseRuleGroups(await rpc(query, "read_rules"))[0]!.rules.map(({ state }) => state.instances);
+    expect(await readInstances()).toEqual([null, null]);
+    for (const enabled of [false, true]) {
+      await query("update monitor.alert_rules set enabled = $1", [enabled]);
+    }
+    expect(await readInstances()).toEqual([[], []]);
   });
 
   it.for(

@@ -344,6 +344,23 @@ describe("monitor.save_rules()", () => {
     expect(await readRules(query)).toHaveLength(2000);
   });
 
+  it("says in a dry run what it would do, and does nothing", async ({ query }) => {
+    await save(query, [group([alerting(), recording()])]);
+    const before = await rpc(query, "read_rules");
+    const entries = async () =>
+      (await query("select count(*)::int as n from monitor.audit_log")).rows[0]!.n;
+    const logged = await entries();
+    const changed = group([alerting({ expr: "queue_depth > 1" }), alerting({ name: "New" })]);
+    const dry = (groups: unknown) =>
+      rpc<Counts>(query, "save_rules", { p_groups: groups, p_replace: true, p_dry_run: true });
+    const would = await dry([changed]);
+    expect(would).toEqual(counts({ inserted: 1, updated: 1, deleted: 1 }));
+    await expect(dry([group([alerting({ expr: "" })])])).rejects.toMatchObject({ code: "23514" });
+    expect(await rpc(query, "read_rules")).toEqual(before);
+    expect(await entries()).toBe(logged);
+    expect(await save(query, [changed], true)).toEqual(would);
+  });
+
   it("is recorded: who, what, before and after", async ({ query, asOwner }) => {
     await save(query, [group([alerting()])]);
     await save(query, [group([alerting({ expr: "queue_depth > 1" })])]);

@@ -35,6 +35,10 @@ const VIEW = `
   create view monitor.submissions as
     select created_at as submitted_at, moderated_at as reviewed_at, state as status from public.posts`;
 
+/** As after an evaluation without errors. */
+const EVALUATED =
+  "update monitor.rule_states set health = 'ok', evaluated_at = now(), evaluation_seconds = 0";
+
 /** Two queues of pgmq, as far as it is asked. */
 const PGMQ = `
   create schema pgmq;
@@ -66,6 +70,7 @@ describe("the shipped collectors", () => {
       await addSeries(query, metric, [[NOON - 2 * MINUTE, 1], [NOON - MINUTE, 2], [NOON, 3]]);
     }
     await query("update monitor.metric_series set overflow_samples = 1");
+    await query(EVALUATED);
     await asOwner("select pg_create_physical_replication_slot('of_a_test', true, true)");
 
     try {
@@ -346,6 +351,18 @@ describe("monitor.collect_incidents_and_alerts()", () => {
       insert into monitor.system_alerts (fingerprint, name, source, severity, fired_at, last_seen_at, resolved_at)
       values ('a', 'a', 'rule', 'critical', now(), now(), null), ('b', 'b', 'job', 'info', now(), now(), now())`);
     expect(await count()).toEqual({ active_incidents: 2, unresolved_alerts: 1 });
+  });
+
+  it("counts rules whose last evaluation failed, once one was evaluated", async ({ query }) => {
+    const count = async () =>
+      byName(await collect(query, "collect_incidents_and_alerts"))["pgvigil_failing_rules"];
+    expect(await count()).toBeUndefined();
+    await query(EVALUATED);
+    expect(await count()).toBe(0);
+    await query(`
+      update monitor.rule_states set health = 'err', last_error = 'no'
+      where rule_id in (select rule_id from monitor.alert_rules order by rule_id limit 2)`);
+    expect(await count()).toBe(2);
   });
 });
 

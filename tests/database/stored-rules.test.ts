@@ -3,6 +3,8 @@ import { parseRuleFile, printRuleFile } from "../../shared/alerting/rule-file.ts
 import { readRules, saveRules } from "../../scripts/rules/stored-rules.ts";
 import { it } from "./database.ts";
 
+const ADDING = { isReplacing: false, isDry: false };
+
 const FILE = `groups:
   - name: made up
     interval: 30s
@@ -23,9 +25,11 @@ const FILE = `groups:
 describe("saveRules() and readRules()", () => {
   it("give back what a file said, group labels as labels of the rules", async ({ query }) => {
     const groups = parseRuleFile(FILE);
-    const counts = await saveRules(query, groups, false);
+    const would = await saveRules(query, groups, { ...ADDING, isDry: true });
+    const counts = await saveRules(query, groups, ADDING);
+    expect(would).toEqual(counts);
     expect(counts).toEqual({ inserted: 2, updated: 0, unchanged: 0, deleted: 0 });
-    expect(await saveRules(query, groups, false)).toMatchObject({ unchanged: 2 });
+    expect(await saveRules(query, groups, ADDING)).toMatchObject({ unchanged: 2 });
 
     const stored = (await readRules(query)).groups.filter(({ name }) => name === "made up");
     const [{ labels, rules, ...group }] = groups as [typeof groups[number]];
@@ -38,11 +42,14 @@ describe("saveRules() and readRules()", () => {
 
   it("delete what the file does not list when it replaces, and name what is disabled", async ({ query }) => {
     const [group] = parseRuleFile(FILE);
-    await saveRules(query, [group!], false);
+    await saveRules(query, [group!], ADDING);
     await query("update monitor.alert_rules set enabled = false where name = 'High'");
     expect((await readRules(query)).disabled).toEqual(["High"]);
     const one = [{ ...group!, rules: group!.rules.slice(1) }];
-    expect(await saveRules(query, one, false)).toMatchObject({ unchanged: 1, deleted: 0 });
-    expect(await saveRules(query, one, true)).toMatchObject({ inserted: 0, deleted: 1 });
+    expect(await saveRules(query, one, ADDING)).toMatchObject({ unchanged: 1, deleted: 0 });
+    expect(await saveRules(query, one, { isReplacing: true, isDry: false })).toMatchObject({
+      inserted: 0,
+      deleted: 1,
+    });
   });
 });

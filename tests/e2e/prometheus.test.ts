@@ -391,6 +391,110 @@ describe("a Prometheus", () => {
   });
 });
 
+describe("save-rules", () => {
+  const FILE = `groups:
+  - name: e2e
+    rules:
+      - alert: Deep
+        expr: e2e_depth > 1000
+`;
+  async function save(headers: Record<string, string>, file: string) {
+    const response = await fetch(`${stack.facts.functions_url}/save-rules`, {
+      method: "POST",
+      headers: { "content-type": "application/yaml", ...headers },
+      body: file,
+    });
+    return { status: response.status, body: await response.json() };
+  }
+  const withKey = () => ({ apikey: stack.facts.secret_key });
+  const namesOf = async () => {
+    const { rows } = await db.query(
+      "select name from monitor.alert_rules where group_name = 'e2e'",
+    );
+    return rows.map(({ name }) => name);
+  };
+
+  it("saves the rules of a file, which the API then lists", async () => {
+    expect(await save(withKey(), FILE)).toEqual({
+      status: 200,
+      body: { inserted: 1, updated: 0, unchanged: 0, deleted: 0, warnings: [] },
+    });
+    const { body } = await ask("rules", { "rule_name[]": "Deep" });
+    expect(body.data.groups).toMatchObject([{
+      name: "e2e",
+      rules: [{ query: "e2e_depth > 1000" }],
+    }]);
+  });
+
+  it("refuses a rule that does not parse, with its place, and saves none", async () => {
+    const before = await namesOf();
+    expect(await save(withKey(), `${FILE}      - { alert: Broken, expr: "sum(e2e_depth" }\n`))
+      .toMatchObject({
+        status: 422,
+        body: {
+          type: "urn:pgvigil:problem:rules",
+          errors: [{
+            line: 6,
+            group: "e2e",
+            rule: "Broken",
+            detail: expect.stringMatching(/1:\d+: /),
+          }],
+        },
+      });
+    expect(await namesOf()).toEqual(before);
+  });
+
+  it("says what the database refuses", async () => {
+    const linked = `${FILE}        annotations: { runbook_url: nowhere }\n`;
+    const { status, body } = await save(withKey(), linked);
+    expect([status, body.detail]).toEqual([
+      422,
+      expect.stringMatching(/^rule 1 of group "e2e": .*runbook_url_shape/),
+    ]);
+  });
+
+  it("is not for a user who is no admin, nor for a token", async () => {
+    const before = await namesOf();
+    const signedUp = await fetch(`${stack.facts.api_url}/auth/v1/signup`, {
+      method: "POST",
+      headers: { apikey: stack.facts.publishable_key, "content-type": "application/json" },
+      body: JSON.stringify({ email: "rules@example.com", password: "a long password" }),
+    });
+    const { access_token } = await signedUp.json();
+    const file = FILE.replace("Deep", "Theirs");
+    expect(await save({ authorization: `Bearer ${access_token}` }, file)).toMatchObject({
+      status: 403,
+      body: { type: "urn:pgvigil:problem:forbidden" },
+    });
+    expect((await save({ authorization: `Bearer ${token}` }, file)).status).toBe(401);
+    expect(await namesOf()).toEqual(before);
+  });
+});
+
+describe("docs/rules.md", () => {
+  const page = readFileSync(new URL("../../docs/rules.md", import.meta.url), "utf8");
+  const [, command] = /^```sh\n(curl [\s\S]*?)^```/m.exec(page)!;
+  const [, file] = /^```yaml\n([\s\S]*?)^```/m.exec(page)!;
+
+  it("has a command that does as it says", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "pgvigil-rules-"));
+    try {
+      await writeFile(join(folder, "queue.rules.yaml"), file!);
+      const { stdout } = await promisify(execFile)("bash", ["-euo", "pipefail", "-c", command!], {
+        cwd: folder,
+        env: {
+          PATH: process.env.PATH,
+          PGVIGIL_SAVE_RULES: `${stack.facts.functions_url}/save-rules`,
+          PGVIGIL_KEY: stack.facts.secret_key,
+        },
+      });
+      expect(`# ${stdout}`).toBe(command!.trimEnd().split("\n").at(-1));
+    } finally {
+      await rm(folder, { recursive: true, force: true });
+    }
+  });
+});
+
 describe("docs/prometheus.md", () => {
   const page = readFileSync(new URL("../../docs/prometheus.md", import.meta.url), "utf8");
   const commands = [...page.matchAll(/^```sh\n([\s\S]*?)^```/gm)].map(([, code]) => code!)

@@ -1,9 +1,6 @@
 import { describe, expect, it } from "vitest";
-import type { AlertInstance } from "../../shared/alerting/evaluate-rules.ts";
-import type {
-  AlertingRule,
-  RecordingRule,
-} from "../../shared/alerting/rule.ts";
+import { type AlertInstance, TIME_IS_UP } from "../../shared/alerting/evaluate-rules.ts";
+import type { AlertingRule, RecordingRule } from "../../shared/alerting/rule.ts";
 import type { PlannedRule, RuleResult } from "../../shared/contract/rules.ts";
 import { PromqlError } from "../../shared/promql/promql-error.ts";
 import type { SampledSeries, Selection } from "../../shared/promql/series.ts";
@@ -13,6 +10,7 @@ import {
 } from "../../supabase/functions/_shared/database.ts";
 import {
   EVALUATION_MILLISECONDS,
+  UNREADABLE,
   WALL_SECONDS,
 } from "../../supabase/functions/evaluate-alerts/evaluate-due.ts";
 import {
@@ -63,9 +61,7 @@ const series = (
   ...values: number[]
 ): SampledSeries => ({
   labels,
-  times: values.map((_, index) =>
-    NOON.getTime() - (values.length - 1 - index) * MINUTE
-  ),
+  times: values.map((_, index) => NOON.getTime() - (values.length - 1 - index) * MINUTE),
   values,
 });
 
@@ -79,9 +75,7 @@ function sampleDeps(
   const selected: (readonly Selection[])[] = [];
   const recorded: [Date, readonly RuleResult[]][] = [];
   const namesOf = ({ matchers }: Selection) =>
-    matchers.filter(({ name }) => name === "__name__").map(({ value }) =>
-      value
-    );
+    matchers.filter(({ name }) => name === "__name__").map(({ value }) => value);
   const deps: EvaluateDeps = {
     now: clock.now,
     cpuClock: () => 0,
@@ -90,9 +84,7 @@ function sampleDeps(
       selected.push(selections);
       return Promise.resolve(
         selections.map((selection) =>
-          stored.filter(({ labels }) =>
-            namesOf(selection).includes(labels.__name__!)
-          )
+          stored.filter(({ labels }) => namesOf(selection).includes(labels.__name__!))
         ),
       );
     },
@@ -223,8 +215,7 @@ describe("evaluateAlerts()", () => {
       { length: 100 },
       (_, n) => series({ __name__: "queue_depth", queue: `${n}` }, 20),
     );
-    const last = (text: string) =>
-      alerting("vector(1)", { name: "Last", annotations: { text } });
+    const last = (text: string) => alerting("vector(1)", { name: "Last", annotations: { text } });
     const small = alerting("vector(0) > 1");
     const record = async (text: string) => {
       const many = {
@@ -251,9 +242,7 @@ describe("evaluateAlerts()", () => {
       failed: 0,
     });
     expect(
-      (await record("y".repeat(room - ofSmall + 1))).results.map(({ error }) =>
-        error
-      ),
+      (await record("y".repeat(room - ofSmall + 1))).results.map(({ error }) => error),
     )
       .toEqual([null, null, expect.stringContaining(`${RESULTS_LIMIT}`)]);
     expect((await record("y".repeat(room))).result).toMatchObject({
@@ -270,6 +259,49 @@ describe("evaluateAlerts()", () => {
       undefined,
       0,
     ]);
+  });
+
+  it("fails a rule whose stored alerts it cannot read, and leaves them and the others alone", async () => {
+    const [unreadable, readable] = dueOf([{ ...HIGH, name: "Unreadable" }, HIGH]) as [
+      PlannedRule,
+      PlannedRule,
+    ];
+    const due = [{ ...unreadable, state: { ...unreadable.state, instances: null } }, readable];
+    const { deps, recorded } = sampleDeps(due, QUEUES);
+    const { result } = await evaluateAlerts(RUN, deps);
+    expect(result).toMatchObject({
+      ...{ evaluated: 1, failed: 1, firing: 1 },
+      errors: [{ rule: "Unreadable", error: UNREADABLE }],
+    });
+    const ofUnreadable = recorded[0]![1].find(({ rule_id }) => rule_id === 1);
+    expect(ofUnreadable).toEqual({
+      ...{ rule_id: 1, revision: 7, error: UNREADABLE, evaluation_seconds: 0 },
+    });
+  });
+
+  it("gives every group its turn when there is time for only one of them", async () => {
+    const groups = ["a", "b", "c"];
+    let due = groups.flatMap((groupName, n) =>
+      dueOf([HIGH, HIGH]).map((rule, index) => ({ ...rule, ruleId: 2 * n + index, groupName }))
+    );
+    const times = new Map(due.map(({ ruleId }) => [ruleId, 0]));
+    for (let minute = 0; minute < 30; minute += 1) {
+      const { deps, recorded } = sampleDeps(due, QUEUES);
+      const scheduledAt = new Date(NOON.getTime() + minute * MINUTE);
+      // Each look at the clock takes time, of which there is enough for a few rules only.
+      let time = 0;
+      const cpuClock = () => time += EVALUATION_MILLISECONDS / 12;
+      await evaluateAlerts({ ...RUN, scheduledAt }, { ...deps, cpuClock });
+      const errors = new Map(recorded[0]![1].map(({ rule_id, error }) => [rule_id, error]));
+      expect([...errors.values()]).toContain(TIME_IS_UP);
+      for (const [id, error] of errors) if (error === null) times.set(id, times.get(id)! + 1);
+      due = due.map((rule) => {
+        const lastError = errors.get(rule.ruleId)!;
+        const health = lastError === null ? "ok" : "err";
+        return { ...rule, state: { ...rule.state, health, lastError } };
+      });
+    }
+    for (const [id, often] of times) expect(often, `rule ${id}`).toBeGreaterThanOrEqual(5);
   });
 
   it("tells 20 errors one by one, and counts them all", async () => {
@@ -340,8 +372,7 @@ describe("evaluateAlerts()", () => {
     });
   });
 
-  const tooMuch = () =>
-    new PromqlError("limit", "1200000 samples would have to be read");
+  const tooMuch = () => new PromqlError("limit", "1200000 samples would have to be read");
   const ofKind = (kind: DatabaseErrorKind) =>
     new DatabaseError("read_selections", kind, "", `it was ${kind}`);
 
@@ -410,9 +441,7 @@ describe("evaluateAlerts()", () => {
     for (const _run of Array.from({ length: 5 })) {
       const { deps, clock, recorded } = sampleDeps(due);
       const select: EvaluateDeps["select"] = (selections) => {
-        const isHuge = selections.some(({ matchers }) =>
-          matchers[0]!.value === "huge"
-        );
+        const isHuge = selections.some(({ matchers }) => matchers[0]!.value === "huge");
         if (!isHuge) return deps.select(selections);
         clock.advance(8);
         return Promise.reject(ofKind("timed_out"));
@@ -496,9 +525,7 @@ describe("evaluateAlerts()", () => {
       );
     };
     await evaluateAlerts(RUN, { ...deps, select });
-    const seconds = recorded[0]![1].map(({ evaluation_seconds }) =>
-      evaluation_seconds
-    );
+    const seconds = recorded[0]![1].map(({ evaluation_seconds }) => evaluation_seconds);
     expect(time).toBeGreaterThan(0);
     expect(seconds).toEqual([time / 1000 / 2, time / 1000 / 2]);
   });

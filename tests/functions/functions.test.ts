@@ -24,6 +24,7 @@ const NAMES = [
   "evaluate-alerts",
   "health",
   "ingest-metrics",
+  "save-rules",
 ] as const;
 const JOBS = NAMES.slice(0, 4);
 const ADMIN = sampleToken({ exp: Date.now() / 1000 + 3600, sub: "admin" });
@@ -119,6 +120,10 @@ const ANSWERS: Record<string, Answer> = {
     const inserted = (p_positions as number[]).length;
     return { inserted, duplicates: 0, overflowed: 0, rejected: [] };
   },
+  save_rules: ({ p_groups }) => {
+    const inserted = (p_groups as { rules: unknown[] }[]).flatMap(({ rules }) => rules).length;
+    return { inserted, updated: 0, unchanged: 0, deleted: 0 };
+  },
   read_health: () => sampleFactsRow(new Date()),
 };
 
@@ -164,6 +169,7 @@ beforeAll(async () => {
     "evaluate-alerts": await import("../../supabase/functions/evaluate-alerts/index.ts"),
     "health": await import("../../supabase/functions/health/index.ts"),
     "ingest-metrics": await import("../../supabase/functions/ingest-metrics/index.ts"),
+    "save-rules": await import("../../supabase/functions/save-rules/index.ts"),
   };
   // Only now: a package warns of Node 20 when it is loaded.
   for (const level of ["info", "warn", "error"] as const) {
@@ -422,6 +428,43 @@ describe("POST ingest-metrics", () => {
     expect([status, body.rejected_count]).toEqual([200, 2]);
     const lines = vi.mocked(console.warn).mock.calls.slice(before).map(([line]) => line);
     expect(lines).toEqual([expect.stringContaining("pgv_…")]);
+  });
+});
+
+describe("POST save-rules", () => {
+  const file = (expr: string) => `groups: [{name: g, rules: [{alert: A, expr: "${expr}"}]}]`;
+  const save = (headers: Record<string, string>, expr = "up == 0") =>
+    post("save-rules", { ...headers, "content-type": "application/yaml" }, file(expr));
+
+  it.each<[string, Record<string, string>]>([
+    ["a key", { apikey: KEYS.default }],
+    ["an admin", { authorization: `Bearer ${ADMIN}` }],
+  ])("saves for %s", async (_name, headers) => {
+    const { status, body } = await save(headers);
+    expect([status, body.inserted]).toEqual([200, 1]);
+    expect(calls.at(-1)).toMatchObject({
+      rpc: "save_rules",
+      args: { p_groups: [{ name: "g" }], p_replace: false, p_dry_run: false },
+      apikey: KEYS.default,
+      schema: "monitor",
+    });
+  });
+
+  it.each<[string, Record<string, string>, number]>([
+    ["no credentials", {}, 401],
+    ["the publishable key", { apikey: KEYS.publishable }, 401],
+    ["an access token", { authorization: `Bearer ${TOKEN}` }, 401],
+    ["a user who is no admin", { authorization: `Bearer ${USER}` }, 403],
+  ])("refuses %s and saves nothing", async (_name, headers, expected) => {
+    expect((await save(headers)).status).toBe(expected);
+    expect(called()).not.toContain("save_rules");
+  });
+
+  it("refuses a rule that does not parse, with its place, and saves nothing", async () => {
+    const { status, headers, body } = await save({ apikey: KEYS.default }, "sum(");
+    expect([status, headers.get("content-type")]).toEqual([422, "application/problem+json"]);
+    expect(body.errors).toMatchObject([{ line: 1, column: expect.any(Number), rule: "A" }]);
+    expect(called()).not.toContain("save_rules");
   });
 });
 

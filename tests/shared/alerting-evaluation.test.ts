@@ -8,7 +8,7 @@ import {
   type RuleOutcome,
   type RuleWithState,
 } from "../../shared/alerting/evaluate-rules.ts";
-import type { AlertingRule, NoDataPolicy } from "../../shared/alerting/rule.ts";
+import type { AlertingRule, NoDataPolicy, Rule } from "../../shared/alerting/rule.ts";
 import { matchesAll } from "../../shared/promql/match-labels.ts";
 import { parseExpr } from "../../shared/promql/parse-expr.ts";
 import { prepareQuery } from "../../shared/promql/prepare-query.ts";
@@ -276,6 +276,19 @@ describe("prepareRules(), errors", () => {
     expect(limited(0, INSTANCE_LIMIT)).toBeNull();
     expect(limited(0, INSTANCE_LIMIT + 1)).toBe(
       `exceeded limit of ${INSTANCE_LIMIT} with ${INSTANCE_LIMIT + 1} alerts`,
+    );
+  });
+
+  it.each([1, 0])("records no more than 1,000 series, %d above it none", (above) => {
+    const rule: Rule = { kind: "recording", name: "r", expr: "x", labels: {} };
+    const lines = Array.from({ length: 1000 + above }, (_, index) => `x{i="${index}"} 6`);
+    const [outcome] = evaluateAll(
+      [{ group: { name: "g" }, rule, instances: [] }],
+      seriesOf(...lines),
+      0,
+    );
+    expect([outcome!.samples.length, outcome!.error]).toEqual(
+      above ? [0, "exceeded limit of 1000 with 1001 series"] : [1000, null],
     );
   });
 

@@ -106,7 +106,7 @@ describe("parseRuleFile()", () => {
 
   it.each<[string, string, string[]]>([
     ["an unknown field", withRule("alert: A", "expr: up", "severity: page"), [
-      "6:9: field severity not found in rule",
+      '6:9: group "g", rule 1: field severity not found in rule',
     ]],
     ["an unknown field of the file", "rules: []\n", ["1:1: field rules not found in rule file"]],
     ["a field twice", withRule("alert: A", "alert: B", "expr: up"), [
@@ -124,6 +124,9 @@ describe("parseRuleFile()", () => {
     ]],
     ["neither", withRule("expr: up"), [
       `4:9: group "g", rule 1, "": one of 'record' or 'alert' must be set`,
+    ]],
+    ["a bad label name of a group", "groups:\n- name: g\n  labels: {a-b: c}\n", [
+      '3:17: group "g": invalid label name: a-b',
     ]],
     ["no expression", withRule("alert: A"), [
       `4:9: group "g", rule 1, "A": field 'expr' must be set in rule`,
@@ -151,7 +154,9 @@ describe("parseRuleFile()", () => {
       '7:17: group "g", rule 1, "A": label "s": template: __alert_A:1: unclosed action',
     ]],
     ["a duration that is none", withRule("alert: A", "expr: up", "for: 5"), [
-      expect.stringContaining('6:14: for: not a valid duration string: "5"') as string,
+      expect.stringContaining(
+        '6:14: group "g", rule 1, "A": for: not a valid duration string: "5"',
+      ) as string,
     ]],
     [
       "what a recording rule has not",

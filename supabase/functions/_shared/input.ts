@@ -17,19 +17,30 @@ const FIELD_ERRORS_LIMIT = 10;
  * @throws {Problem} 400, 413, or 422 naming each wrong field.
  */
 export async function readInput<Input>(request: Request, schema: z.ZodType<Input>): Promise<Input> {
-  const query = readQuery(new URL(request.url));
-  if (request.method !== "POST") return parseInput("query", query, schema);
+  if (request.method !== "POST") return parseInput("query", listParameters(request), schema);
 
   // Whoever writes ?dry_run=true must not be taken for somebody who did not.
-  const stray = Object.keys(query).filter((name) => !PLATFORM_PARAMETERS.includes(name));
+  const stray = Object.keys(listOwnParameters(request));
   if (stray.length > 0) {
     throw new Problem("query", `Put it into the body: ${stray.join(", ")}`);
   }
   return parseInput("body", await readJson(request), schema);
 }
 
+/** Reads the query of a POST whose body is something else. @throws {Problem} 422 naming each wrong parameter */
+export function readQuery<Input>(request: Request, schema: z.ZodType<Input>): Input {
+  return parseInput("query", listOwnParameters(request), schema);
+}
+
+function listOwnParameters(request: Request): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(listParameters(request)).filter(([name]) => !PLATFORM_PARAMETERS.includes(name)),
+  );
+}
+
 /** Parameters by name; a list where a name comes more than once, which no schema of ours takes. */
-function readQuery({ searchParams }: URL): Record<string, unknown> {
+function listParameters({ url }: Request): Record<string, unknown> {
+  const { searchParams } = new URL(url);
   return Object.fromEntries(
     [...new Set(searchParams.keys())].map((name) => {
       const values = searchParams.getAll(name);

@@ -14,6 +14,7 @@ export const PROBLEMS = {
   "media-type": { status: 415, title: "The type or encoding of the body is not understood" },
   "body": { status: 422, title: "The body is not as expected" },
   "query": { status: 422, title: "The query is not as expected" },
+  "rules": { status: 422, title: "The rules cannot be saved" },
   "samples-refused": { status: 422, title: "No sample was stored" },
   "too-many-tokens": { status: 429, title: "Too many unknown tokens are being tried" },
   "internal": { status: 500, title: "Internal error" },

@@ -1,3 +1,5 @@
+import type { RuleGroup } from "../../../shared/alerting/rule.ts";
+import { type SaveOptions, toSaveArguments } from "../../../shared/alerting/saved-rules.ts";
 import { type AccessToken, parseAccessToken } from "../../../shared/contract/access-token.ts";
 import {
   type CollectionPlan,
@@ -28,6 +30,7 @@ import {
   parseEvaluationRecord,
   type PlannedRule,
   type RuleResult,
+  SavedRules,
 } from "../../../shared/contract/rules.ts";
 import { splitBatch } from "../../../shared/ingest/split-batch.ts";
 import { type JobStart, parseJobFinish, parseJobStart } from "../../../shared/contract/job-run.ts";
@@ -239,6 +242,32 @@ export function evaluationStore(database: Database): EvaluationStore {
         { p_results: results, p_now: scheduledAt.toISOString() },
         parseEvaluationRecord,
       ),
+  };
+}
+
+/** Where rules are kept. */
+export interface RuleStore {
+  /** All or nothing. A refusal that is about the rules themselves is a value. */
+  saveRules(
+    groups: readonly RuleGroup[],
+    options: SaveOptions,
+  ): Promise<SavedRules | { readonly refused: string }>;
+}
+
+export function ruleStore(database: Database): RuleStore {
+  return {
+    saveRules: async (groups, options) => {
+      try {
+        return await database.call(
+          "save_rules",
+          toSaveArguments(groups, options),
+          (answer) => SavedRules.parse(answer),
+        );
+      } catch (error) {
+        if (!(error instanceof DatabaseError) || error.kind !== "refused") throw error;
+        return { refused: error.reason };
+      }
+    },
   };
 }
 

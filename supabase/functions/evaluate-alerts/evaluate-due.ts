@@ -2,13 +2,12 @@ import {
   prepareRules,
   type RuleOutcome,
   type RuleWithState,
+  TIME_IS_UP,
 } from "../../../shared/alerting/evaluate-rules.ts";
+import { rotateGroups } from "../../../shared/alerting/rotate-groups.ts";
 import type { PlannedRule } from "../../../shared/contract/rules.ts";
 import { PromqlError } from "../../../shared/promql/promql-error.ts";
-import type {
-  SampledSeries,
-  SampleSource,
-} from "../../../shared/promql/series.ts";
+import type { SampledSeries, SampleSource } from "../../../shared/promql/series.ts";
 import { DatabaseError } from "../_shared/database.ts";
 import type { Run } from "../_shared/job.ts";
 import { QUERY_LIMITS } from "../_shared/query-stores.ts";
@@ -22,6 +21,10 @@ export const EVALUATION_MILLISECONDS = 1500;
  * call of a batch has ended.
  */
 export const WALL_SECONDS = 12;
+
+/** Evaluated on nothing it would begin anew: firing alerts would be forgotten, and told again. */
+export const UNREADABLE =
+  "its stored alerts cannot be read: switch it off and on (enabled of monitor.alert_rules) to begin without them";
 
 /** What evaluating needs of the world. */
 export interface EvaluationDeps extends SampleSource {
@@ -41,7 +44,8 @@ export interface EvaluatedRule {
 /**
  * Evaluates rules on samples that are read in one go. When that is too much, in halves, until the one at fault is alone
  * and named. Those that failed the last time come after the others: one that takes all the time costs those beside it a turn
- * or a few, until it is alone, and never all of them for good.
+ * or a few, until it is alone, and never all of them for good. Rules for which no time was left are at no fault, and it is
+ * another group's turn to be last.
  */
 export async function evaluateDue(
   due: readonly PlannedRule[],
@@ -54,25 +58,18 @@ export async function evaluateDue(
     rules: readonly PlannedRule[],
   ): Promise<EvaluatedRule[]> => {
     let startedAt = deps.cpuClock();
-    const isTimeUp = () =>
-      spent + deps.cpuClock() - startedAt >= EVALUATION_MILLISECONDS;
+    const isTimeUp = () => spent + deps.cpuClock() - startedAt >= EVALUATION_MILLISECONDS;
     const options = { limits: QUERY_LIMITS, isTimeUp };
-    const prepared = prepareRules(
-      rules.map(toRuleWithState),
-      run.scheduledAt.getTime(),
-      options,
-    );
+    const now = run.scheduledAt.getTime();
+    const prepared = prepareRules(rules.map(toRuleWithState), now, options);
     spent += deps.cpuClock() - startedAt;
 
     let series: readonly (readonly SampledSeries[])[];
     try {
-      series = prepared.selections.length === 0
-        ? []
-        : await deps.select(prepared.selections);
+      series = prepared.selections.length === 0 ? [] : await deps.select(prepared.selections);
     } catch (error) {
       if (!isTooMuch(error)) throw error;
-      const isLate =
-        deps.now().getTime() - run.startedAt.getTime() >= WALL_SECONDS * 1000;
+      const isLate = deps.now().getTime() - run.startedAt.getTime() >= WALL_SECONDS * 1000;
       if (rules.length === 1 || isLate) {
         return rules.map((rule) => toFailed(rule, error));
       }
@@ -93,23 +90,23 @@ export async function evaluateDue(
     }));
   };
 
-  const hasFailed = ({ state }: PlannedRule) => state.health === "err";
+  const hasFailed = ({ state }: PlannedRule) =>
+    state.health === "err" && state.lastError !== TIME_IS_UP;
+  const isReadable = ({ state }: PlannedRule) => state.instances !== null;
+  const minute = Math.floor(run.scheduledAt.getTime() / 60_000);
+  const ordered = rotateGroups(due.filter(isReadable), minute);
   const evaluated: EvaluatedRule[] = [];
-  for (
-    const rules of [
-      due.filter((rule) => !hasFailed(rule)),
-      due.filter(hasFailed),
-    ]
-  ) {
+  for (const rules of [ordered.filter((rule) => !hasFailed(rule)), ordered.filter(hasFailed)]) {
     if (rules.length > 0) evaluated.push(...await evaluate(rules));
   }
-  return evaluated;
+  const unreadable = due.filter((rule) => !isReadable(rule)).map((rule) => ({
+    ...{ due: rule, outcome: toFailedOutcome(rule, UNREADABLE), seconds: 0 },
+  }));
+  return [...evaluated, ...unreadable];
 }
 
-function toRuleWithState(
-  { groupName, rule, state }: PlannedRule,
-): RuleWithState {
-  return { group: { name: groupName }, rule, instances: state.instances };
+function toRuleWithState({ groupName, rule, state }: PlannedRule): RuleWithState {
+  return { group: { name: groupName }, rule, instances: state.instances ?? [] };
 }
 
 /** Whether it may be about one of the rules, so that the others can do without it. */
@@ -120,9 +117,7 @@ function isTooMuch(error: unknown): boolean {
 }
 
 function toFailed(due: PlannedRule, error: unknown): EvaluatedRule {
-  const reason = error instanceof DatabaseError
-    ? error.reason
-    : summarizeError(error);
+  const reason = error instanceof DatabaseError ? error.reason : summarizeError(error);
   return { due, outcome: toFailedOutcome(due, reason), seconds: 0 };
 }
 
@@ -134,7 +129,7 @@ export function toFailedOutcome(
   return {
     health: "err",
     error,
-    instances: state.instances,
+    instances: state.instances ?? [],
     transitions: [],
     samples: [],
   };

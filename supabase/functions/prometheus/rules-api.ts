@@ -44,13 +44,17 @@ export async function answerRules(
   return respond({ groups: groups.map((group) => renderGroup(group, withAlerts)) });
 }
 
-/** `/alerts`: those that are pending or firing. */
+/** `/alerts`: those that are pending or firing, of rules that are to tell somebody. */
 export async function answerAlerts(
   _params: URLSearchParams,
   { readRules }: RulesDeps,
 ): Promise<Response> {
   const rules = (await readRules()).flatMap((group) => group.rules);
-  return respond({ alerts: rules.filter(({ isEnabled }) => isEnabled).flatMap(renderAlerts) });
+  return respond({ alerts: rules.filter(isLive).flatMap(renderAlerts) });
+}
+
+function isLive({ isEnabled, rule }: StoredRule): boolean {
+  return isEnabled && rule.kind === "alerting" && rule.mode === "live";
 }
 
 function renderGroup({ name, intervalSeconds, rules }: StoredRuleGroup, withAlerts: boolean) {
@@ -81,7 +85,7 @@ function renderRule(stored: StoredRule, withAlerts: boolean) {
   if (rule.kind === "recording") return common;
   return {
     ...common,
-    state: stateOf(state.instances),
+    state: stateOf(state.instances ?? []),
     duration: rule.forSeconds,
     keepFiringFor: rule.keepFiringForSeconds,
     annotations: withRunbook(rule.annotations, rule),
@@ -96,7 +100,7 @@ function stateOf(instances: readonly AlertInstance[]): AlertInstance["state"] | 
 
 function renderAlerts({ rule, state }: StoredRule) {
   if (rule.kind === "recording") return [];
-  return state.instances.map((instance) => ({
+  return (state.instances ?? []).map((instance) => ({
     labels: instance.labels,
     annotations: withRunbook(instance.annotations, rule),
     state: instance.state,
