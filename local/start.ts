@@ -16,10 +16,19 @@ functions.log. Ctrl-C stops it; the data stay.`;
 /** Signals closer than this to the first are the same Ctrl-C: npm and the terminal both pass it on. In milliseconds. */
 const SAME_KEYSTROKE = 500;
 
+/** Where the other scripts look for a stack unless they are told a database. */
+const DEFAULT_FOLDER = ".local";
+
 function summarize(facts: Facts, folder: string, seconds: string): string {
   const { functions_url, secret_key } = facts;
   const post = (name: string, body = "{}") =>
     `curl -X POST ${functions_url}/${name} -H 'apikey: ${secret_key}' -H 'content-type: application/json' -d '${body}'`;
+  const prometheus = `${functions_url}/prometheus`;
+  const query = (text: string) =>
+    `curl -sG ${prometheus}/api/v1/query -H 'apikey: ${secret_key}' --data-urlencode 'query=${text}'`;
+  const doctor = folder === DEFAULT_FOLDER
+    ? "npm run doctor"
+    : `npm run doctor -- --db-url '${facts.db_url}'`;
   return `
 Ready in ${seconds} s.
 
@@ -38,9 +47,13 @@ Run a function by hand:
   ${post("evaluate-alerts")}
   ${post("data-retention-cleanup", '{"dry_run":true}')}
   ${post("ingest-metrics", '{"samples":[{"metric":"my_first_metric","value":42}]}')}
+  ${query("sum by (state) (database_connections)")}
   curl ${functions_url}/health
 
-The same facts are in ${folder}/stack.json. Is everything set up? npm run doctor. Stop with Ctrl-C.`;
+Grafana, as a data source of type Prometheus: ${prometheus} (docs/grafana/README.md)
+
+The same facts are in ${folder}/stack.json. Is everything set up? ${doctor}
+Stop with Ctrl-C.`;
 }
 
 function readOptions(): { reset: boolean; port: number; folder: string } | "help" {
@@ -48,7 +61,7 @@ function readOptions(): { reset: boolean; port: number; folder: string } | "help
     options: {
       reset: { type: "boolean", default: false },
       port: { type: "string", default: "54321" },
-      folder: { type: "string", default: ".local" },
+      folder: { type: "string", default: DEFAULT_FOLDER },
       help: { type: "boolean", short: "h", default: false },
     },
   });

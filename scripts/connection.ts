@@ -12,8 +12,8 @@ export function findDatabaseUrl(argument: string | undefined): string {
 /** Says what went wrong in words, with the way out; the URL holds a password and is not repeated. */
 export function explainConnection(error: unknown): string {
   const { code, message } = error as { code?: string; message: string };
-  if (code === "3F000" || code === "42883") {
-    return "The schema monitor is not in this database. Apply the migrations: supabase db push --remote=<url>.";
+  if (["3F000", "42883", "42P01"].includes(code ?? "")) {
+    return "The schema monitor is not in this database, or not all of it. Apply the migrations: supabase db push --remote=<url>.";
   }
   if (code === "ECONNREFUSED") return "Nothing listens there. Is the stack running (`npm start`)?";
   if (code === "28P01") return "The password was refused.";

@@ -3,6 +3,7 @@ import process from "node:process";
 import { parseArgs } from "node:util";
 import pg from "pg";
 import { explainConnection, findDatabaseUrl } from "./connection.ts";
+import { readRequirements, type Requirement } from "./doctor/requirements.ts";
 
 const HELP = `Checks that pgvigil is set up and working, requirement by requirement.
 
@@ -10,21 +11,14 @@ const HELP = `Checks that pgvigil is set up and working, requirement by requirem
   npm run doctor -- --db-url <url>        any database, as its owner "postgres"
   npm run doctor -- --json                the same as JSON
 
-Exit code: 0 all ok, 1 something failed, 2 nothing failed but something is not known yet, 3 the check could not run.`;
+Exit code: 0 all ok or only warned of, 1 something failed, 2 nothing failed but something is not known yet, 3 the check could not
+run.`;
 
-interface Requirement {
-  requirement: string;
-  status: "ok" | "failed" | "unknown";
-  detail: string;
-  fix: string | null;
-}
-
-async function readRequirements(url: string): Promise<Requirement[]> {
+async function checkSetup(url: string): Promise<Requirement[]> {
   const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 10_000 });
   try {
     await client.connect();
-    const { rows } = await client.query<Requirement>("select * from monitor.check_setup()");
-    return rows;
+    return await readRequirements((sql) => client.query(sql));
   } finally {
     await client.end().catch(() => {});
   }
@@ -37,7 +31,8 @@ function print(requirements: readonly Requirement[]): void {
     if (fix) console.log(`${" ".repeat(9)}${" ".repeat(width)}  → ${fix}`);
   }
   const count = (wanted: string) => requirements.filter(({ status }) => status === wanted).length;
-  console.log(`\n${count("ok")} ok, ${count("failed")} failed, ${count("unknown")} not known yet`);
+  const counts = `${count("ok")} ok, ${count("warning")} warned of, ${count("failed")} failed`;
+  console.log(`\n${counts}, ${count("unknown")} not known yet`);
 }
 
 try {
@@ -51,7 +46,7 @@ try {
   if (values.help) {
     console.log(HELP);
   } else {
-    const requirements = await readRequirements(findDatabaseUrl(values["db-url"]));
+    const requirements = await checkSetup(findDatabaseUrl(values["db-url"]));
     if (values.json) console.log(JSON.stringify(requirements, null, 2));
     else print(requirements);
     const statuses = new Set(requirements.map(({ status }) => status));

@@ -2,6 +2,7 @@ import {
   type Dashboard,
   DashboardBuilder,
   DashboardCursorSync,
+  type DashboardLink,
   DashboardLinkBuilder,
   DashboardLinkType,
   DatasourceVariableBuilder,
@@ -28,7 +29,7 @@ export interface DashboardText {
 
 const TAG = "pgvigil";
 
-/** A dashboard in the classic schema, which every Grafana since 11 imports; the newer one needs 12 or later. */
+/** A dashboard in the classic schema, as Grafana 12 has it. */
 export function buildDashboard({ rows, variables, ...text }: DashboardText): Dashboard {
   const dashboard = new DashboardBuilder(text.title)
     .uid(text.uid)
@@ -43,6 +44,7 @@ export function buildDashboard({ rows, variables, ...text }: DashboardText): Das
       new DatasourceVariableBuilder("datasource").label("Data source").type("prometheus"),
       ...variables,
     ])
+    .annotations([])
     .link(
       new DashboardLinkBuilder("Dashboards of pgvigil")
         .type(DashboardLinkType.Dashboards)
@@ -54,5 +56,11 @@ export function buildDashboard({ rows, variables, ...text }: DashboardText): Das
     dashboard.withRow(new RowBuilder(title).id(++id));
     for (const panel of panels) dashboard.withPanel(panel.id(++id));
   }
-  return dashboard.build();
+  const built = dashboard.build();
+  return { ...built, links: built.links!.map(placeInSight) };
+}
+
+/** Where dashboards have always had their links; the builder knows one other place, a menu. */
+function placeInSight({ placement: _, ...link }: DashboardLink): DashboardLink {
+  return link;
 }

@@ -358,13 +358,15 @@ export const SUPABASE_OVERVIEW: Dashboard = buildDashboard({
           ],
         }),
         timeSeries({
-          title: "Incidents and alerts",
-          description: "Incidents that are not resolved, and alerts that are firing.",
+          title: "Incidents, alerts and failing rules",
+          description: "Incidents that are not resolved, alerts that are firing, and rules that " +
+            "cannot be evaluated: last_error of monitor.rule_states says why.",
           unit: Short,
           width: 8,
           queries: [
             { expr: "active_incidents", legend: "incidents" },
             { expr: "unresolved_alerts", legend: "alerts" },
+            { expr: "pgvigil_failing_rules", legend: "failing rules" },
           ],
         }),
         timeSeries({

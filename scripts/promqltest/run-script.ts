@@ -9,11 +9,19 @@ export interface CaseResult {
   readonly outcome: Outcome;
 }
 
-/** Runs a file in the test language of Prometheus against the engine. Each case counts once. */
+/**
+ * Runs a file in the test language of Prometheus against the engine. Each case counts once.
+ *
+ * @throws {Error} if no line of it is a command
+ */
 export function runScript(script: string): CaseResult[] {
+  const commands = parseScript(script);
+  if (commands.every(({ kind }) => kind === "unreadable")) {
+    throw new Error("this is no test script: no line is a load, clear or eval");
+  }
   const storage = new TestStorage();
   const results: CaseResult[] = [];
-  for (const command of parseScript(script)) {
+  for (const command of commands) {
     if (command.kind === "load") storage.load(command);
     else if (command.kind === "clear") storage.clear();
     else {

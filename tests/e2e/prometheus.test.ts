@@ -1,7 +1,7 @@
 /** Asking the whole stack as Prometheus' own clients do: curl, promtool, and a Prometheus that scrapes. */
 import { execFile, spawn } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
@@ -291,6 +291,14 @@ describe("/metrics", () => {
     expect(text.endsWith("\npgvigil_exposition_truncated 0\n")).toBe(true);
   });
 
+  it("answers HEAD without a body", async () => {
+    const response = await fetch(`${base()}/metrics`, {
+      method: "HEAD",
+      headers: { authorization: `Bearer ${token}` },
+    });
+    expect([response.status, await response.text()]).toEqual([200, ""]);
+  });
+
   it("has them as OpenMetrics", async () => {
     const { type, text } = await scrape("application/openmetrics-text; version=1.0.0");
     expect(type).toBe("application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -500,14 +508,35 @@ describe("docs/prometheus.md", () => {
   const commands = [...page.matchAll(/^```sh\n([\s\S]*?)^```/gm)].map(([, code]) => code!)
     .filter((code) => code.includes("curl"));
 
+  const setUp = [...page.matchAll(/^```sh\n([\s\S]*?)^```/gm)].map(([, code]) => code!)
+    .find((code) => code.includes("stack.json"))!;
+  let folder: string;
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), "pgvigil-page-"));
+    await mkdir(join(folder, ".local"));
+    await writeFile(join(folder, ".local/stack.json"), JSON.stringify(stack.facts));
+  });
+  afterAll(() => rm(folder, { recursive: true, force: true }));
+
+  /** What a command prints in the folder of a local stack. */
+  const run = async (command: string) =>
+    (await promisify(execFile)("bash", ["-euo", "pipefail", "-c", `${setUp}${command}`], {
+      cwd: folder,
+      env: { PATH: process.env.PATH },
+    })).stdout;
+
   it("has commands that do as they say", async () => {
     expect(commands).toHaveLength(4);
     for (const command of commands) {
-      const { stdout } = await promisify(execFile)("bash", ["-euo", "pipefail", "-c", command], {
-        env: { PATH: process.env.PATH, PGVIGIL_PROMETHEUS: base(), PGVIGIL_TOKEN: token },
-      });
+      const stdout = await run(command);
       if (command.includes("/metrics")) expect(stdout).toMatch(/\n# EOF\n$/);
       else expect(JSON.parse(stdout), command).toMatchObject({ status: "success" });
     }
+  });
+
+  it("has examples that find something on a new stack", async () => {
+    const [connections, , states] = commands;
+    expect(JSON.parse(await run(connections!)).data.result).not.toEqual([]);
+    expect(JSON.parse(await run(states!)).data).toContain("active");
   });
 });

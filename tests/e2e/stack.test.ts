@@ -1,5 +1,5 @@
 /** The local stack itself: that it behaves as a hosted project where it matters, and starts and stops cleanly. */
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { createServer as createTcpServer } from "node:net";
@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { text } from "node:stream/consumers";
+import { promisify } from "node:util";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { PROJECT_ROOT } from "../../local/binaries.ts";
@@ -558,6 +559,18 @@ describe("npm start", () => {
     }
   }
 
+  /** Runs what was printed: the query, and the doctor, who is to look at this stack and at no other. */
+  async function expectPrintedCommandsWork(output: string) {
+    const [query] = /curl -sG .*$/m.exec(output)!;
+    const [, doctor] = /set up\? npm run doctor -- (.*)$/m.exec(output)!;
+    const run = (command: string) =>
+      promisify(execFile)("bash", ["-c", command], { cwd: PROJECT_ROOT });
+    expect(JSON.parse((await run(query)).stdout)).toMatchObject({ status: "success" });
+    // It exits with 2 as long as something is not known yet.
+    const { stdout } = await run(`node --import tsx scripts/doctor.ts ${doctor} || [ $? = 2 ]`);
+    expect(stdout).toMatch(/, 0 failed, /);
+  }
+
   it("starts, refuses to be started twice, and leaves nothing behind on Ctrl-C", async () => {
     const first = start();
     const output = await first.ready;
@@ -579,6 +592,8 @@ describe("npm start", () => {
         `curl -X POST ${facts.functions_url}/${name} -H 'apikey: ${facts.secret_key}'`,
       );
     }
+    expect(output).toContain(`Prometheus: ${facts.functions_url}/prometheus `);
+    await expectPrintedCommandsWork(output);
     expect((await stat(join(folder, "stack.json"))).mode & 0o777).toBe(0o600);
     expect((await stat(join(folder, "keys.json"))).mode & 0o777).toBe(0o600);
     await query("create table public.kept as select 1 as value");

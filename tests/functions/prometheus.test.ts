@@ -1,5 +1,6 @@
 import { describe, expect, it, vi } from "vitest";
 import type { AlertInstance } from "../../shared/alerting/evaluate-rules.ts";
+import type { AlertingRule } from "../../shared/alerting/rule.ts";
 import type { StoredRule } from "../../shared/contract/rules.ts";
 import { PromqlError } from "../../shared/promql/promql-error.ts";
 import type { SampledSeries, Selection } from "../../shared/promql/series.ts";
@@ -45,7 +46,10 @@ function build(changes: Partial<PrometheusDeps> = {}) {
     ...changes,
   };
   const fetch = endpoint(
-    { name: NAME, methods: ["GET", "POST"], authorize: admit(), input: readParams, renderProblem },
+    {
+      ...{ name: NAME, methods: ["GET", "HEAD", "POST"], authorize: admit() },
+      ...{ input: readParams, renderProblem },
+    },
     (params, call) => answerPrometheus(params, call, deps),
     world,
   );
@@ -517,22 +521,23 @@ describe("rules", () => {
     no_data: false,
     ...changes,
   });
+  const down: AlertingRule = {
+    kind: "alerting",
+    name: "Down",
+    expr: "up == 0",
+    forSeconds: 60,
+    keepFiringForSeconds: 0,
+    labels: { severity: "critical" },
+    annotations: { summary: "It is down." },
+    noDataPolicy: "keep",
+    severity: "critical",
+    runbookUrl: "https://runbooks.test/down",
+    mode: "live",
+  };
   const alerting: StoredRule = {
     ruleId: 1,
     isEnabled: true,
-    rule: {
-      kind: "alerting",
-      name: "Down",
-      expr: "up == 0",
-      forSeconds: 60,
-      keepFiringForSeconds: 0,
-      labels: { severity: "critical" },
-      annotations: { summary: "It is down." },
-      noDataPolicy: "keep",
-      severity: "critical",
-      runbookUrl: "https://runbooks.test/down",
-      mode: "live",
-    },
+    rule: down,
     state: {
       revision: 1,
       instances: [
@@ -564,7 +569,7 @@ describe("rules", () => {
   };
   const never: StoredRule = {
     ...alerting,
-    rule: { ...alerting.rule, name: "New" },
+    rule: { ...down, name: "New" },
     state: {
       ...{ revision: 0, instances: [], health: "unknown", lastError: null },
       ...{ evaluatedAt: null, evaluationSeconds: null },
@@ -682,6 +687,16 @@ describe("rules", () => {
   it("/alerts gives those of all rules", async () => {
     expect((await ask("alerts")).body).toEqual({ status: "success", data: { alerts } });
   });
+
+  it("/alerts has none of a rule in the shadow, which /rules shows", async () => {
+    const shadow: StoredRule = { ...alerting, rule: { ...down, mode: "shadow" } };
+    const { ask } = build({
+      readRules: () => Promise.resolve([{ name: "a", intervalSeconds: 60, rules: [shadow] }]),
+    });
+    expect((await ask("alerts")).body.data).toEqual({ alerts: [] });
+    expect((await ask("rules")).body.data.groups[0].rules[0])
+      .toMatchObject({ state: "firing", alerts });
+  });
 });
 
 describe("other addresses", () => {
@@ -792,6 +807,57 @@ describe("other addresses", () => {
     const response = await build().fetch(request("GET", { path: `/${NAME}/elsewhere` }));
     expect([response.status, response.headers.get("content-type")])
       .toEqual([404, "application/problem+json"]);
+  });
+});
+
+describe("methods", () => {
+  const form = { "content-type": "application/x-www-form-urlencoded" };
+  const post = (path: string) =>
+    build().fetch(
+      request("POST", { path: `/${NAME}${path}`, headers: form, body: "query=1&match[]=up" }),
+    );
+
+  it.each(
+    ["query", "query_exemplars", "series", "labels", "format_query", "parse_query"],
+  )("POST is taken by /api/v1/%s", async (path) => {
+    expect((await post(`/api/v1/${path}`)).status).toBe(200);
+  });
+
+  it.each(["label/job/values", "metadata", "rules", "alerts", "status/buildinfo"])(
+    "POST is refused by /api/v1/%s",
+    async (path) => {
+      const response = await post(`/api/v1/${path}`);
+      expect([response.status, response.headers.get("allow")]).toEqual([405, "GET, HEAD, OPTIONS"]);
+      expect(await response.json()).toMatchObject({ status: "error", errorType: "bad_data" });
+    },
+  );
+
+  it.each(["/metrics", "/-/healthy"])("POST is refused by %s", async (path) => {
+    const response = await post(path);
+    expect([response.status, response.headers.get("allow"), response.headers.get("content-type")])
+      .toEqual([405, "GET, HEAD, OPTIONS", "application/problem+json"]);
+  });
+
+  it.each(["/metrics", "/api/v1/query?query=1", "/api/v1/rules", "/-/ready"])(
+    "HEAD is answered as GET without a body by %s",
+    async (path) => {
+      const { fetch } = build();
+      const [get, head] = [
+        await fetch(request("GET", { path: `/${NAME}${path}` })),
+        await fetch(request("HEAD", { path: `/${NAME}${path}` })),
+      ];
+      expect([head.status, head.headers.get("content-type")])
+        .toEqual([200, get.headers.get("content-type")]);
+      expect(await get.text()).not.toBe("");
+      expect(await head.text()).toBe("");
+    },
+  );
+});
+
+describe("whether it is up", () => {
+  it.each([["healthy", "Healthy"], ["ready", "Ready"]])("/-/%s says so", async (path, word) => {
+    const response = await build().fetch(request("GET", { path: `/${NAME}/-/${path}` }));
+    expect([response.status, await response.text()]).toEqual([200, `pgvigil is ${word}.\n`]);
   });
 });
 

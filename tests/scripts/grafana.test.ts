@@ -169,7 +169,10 @@ describe.each(dashboards)("$file", ({ file, dashboard }) => {
     expect(dashboard.uid!.length).toBeLessThanOrEqual(40);
     expect(dashboard).toMatchObject({ timezone: "browser", refresh: "5m" });
     expect(dashboard).not.toHaveProperty("id");
-    expect(dashboard.schemaVersion).toBeGreaterThanOrEqual(39);
+    expect(dashboard.schemaVersion).toBe(42);
+    expect(dashboard.annotations).toEqual({ list: [] });
+    expect(dashboard.links).toMatchObject([{ type: "dashboards", tags: ["pgvigil"] }]);
+    expect(dashboard.links![0]).not.toHaveProperty("placement");
   });
 
   it("names no host and no data source but the chosen one", () => {

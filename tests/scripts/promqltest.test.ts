@@ -514,6 +514,18 @@ describe("printResults()", () => {
   });
 });
 
+describe("what is no script", () => {
+  it.each(["", "\n  \n", "# only words\n", "once upon a time\n\nthere was\n", "load\n"])(
+    "is refused: %j",
+    (text) => expect(() => runScript(text)).toThrow("this is no test script"),
+  );
+
+  it.each(["clear", "load 1m", "eval instant at 0 1\n  1", "once upon a time\nclear"])(
+    "one command makes it one: %j",
+    (text) => expect(() => runScript(text)).not.toThrow(),
+  );
+});
+
 describe("npm run promqltest", () => {
   let folder: string;
   beforeAll(() => {
@@ -550,10 +562,26 @@ describe("npm run promqltest", () => {
     expect(stdout).toMatch(/\ntotal: 1 passed, 1 failed, 0 skipped\n$/);
   });
 
-  it.each([[[]], [["no-such-file.test"]], [["--fast"]]])("exits with 2 for %j", (args) => {
+  it.each([
+    [[], "at least one file is needed.\nSee --help."],
+    [["--fast"], "Unknown option '--fast'"],
+  ])("exits with 2 for %j", (args, message) => {
     const { status, stderr } = run(...args);
-    expect(stderr).toContain("Cannot run tests");
+    expect(stderr).toContain(`Cannot run tests: ${message}`);
     expect(status).toBe(2);
+  });
+
+  it("says which files it cannot run, runs the others, and exits with 2 even if a case fails", () => {
+    const bad = write("bad.test", "eval instant at 0 1 + 1\n  3\n");
+    const empty = write("empty.test", "");
+    const missing = join(folder, "missing.test");
+    expect(run(folder, missing, empty, bad)).toEqual({
+      status: 2,
+      stdout: expect.stringMatching(/bad\.test: .*\n[^]*\ntotal: 0 passed, 1 failed, 0 skipped\n$/),
+      stderr: `${folder}: this is a directory: name the files in it\n` +
+        `${missing}: there is no such file\n` +
+        `${empty}: this is no test script: no line is a load, clear or eval\n`,
+    });
   });
 
   it("explains itself", () => {

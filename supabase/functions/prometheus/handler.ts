@@ -22,12 +22,16 @@ import { answerAlerts, answerRules, type RulesDeps } from "./rules-api.ts";
 export const NAME = "prometheus";
 
 const API_PATH = "/api/v1";
-const METRICS_PATH = "/metrics";
+const LABEL_VALUES_PATH = /^\/api\/v1\/label\/([^/]+)\/values$/;
 
 /** The outside world as this function needs it; the edge wires the real one, tests a fake. */
 export type PrometheusDeps = QueryDeps & LookupDeps & RulesDeps & ExpositionDeps;
 
-type Answer = (params: URLSearchParams, deps: PrometheusDeps) => Response | Promise<Response>;
+type Answer = (
+  params: URLSearchParams,
+  deps: PrometheusDeps,
+  call: Pick<Call, "request" | "log">,
+) => Response | Promise<Response>;
 
 /** Whose interface this is. Clients turn on by the version what they may ask. */
 const BUILD_INFO = {
@@ -39,37 +43,46 @@ const BUILD_INFO = {
   goVersion: "",
 };
 
-const ANSWERS: Readonly<Record<string, Answer>> = {
-  "/query": answerQuery,
-  "/query_range": answerRangeQuery,
-  "/query_exemplars": () => respond([]),
-  "/format_query": answerFormat,
-  "/parse_query": answerParse,
-  "/series": answerSeries,
-  "/labels": answerLabelNames,
-  "/metadata": answerMetadata,
-  "/rules": answerRules,
-  "/alerts": answerAlerts,
-  "/status/buildinfo": () => respond(BUILD_INFO),
+/** What is answered to a form too: a query may be too long for an address. */
+const FORM_ANSWERS: Readonly<Record<string, Answer>> = {
+  [`${API_PATH}/query`]: answerQuery,
+  [`${API_PATH}/query_range`]: answerRangeQuery,
+  [`${API_PATH}/query_exemplars`]: () => respond([]),
+  [`${API_PATH}/format_query`]: answerFormat,
+  [`${API_PATH}/parse_query`]: answerParse,
+  [`${API_PATH}/series`]: answerSeries,
+  [`${API_PATH}/labels`]: answerLabelNames,
 };
 
-/** Answers what Prometheus would at this address. @throws {Problem} 404, and what the body is refused for */
+const ANSWERS: Readonly<Record<string, Answer>> = {
+  ...FORM_ANSWERS,
+  [`${API_PATH}/metadata`]: answerMetadata,
+  [`${API_PATH}/rules`]: answerRules,
+  [`${API_PATH}/alerts`]: answerAlerts,
+  [`${API_PATH}/status/buildinfo`]: () => respond(BUILD_INFO),
+  "/metrics": (_params, deps, { request, log }) =>
+    answerMetrics(request.headers.get("accept"), log, deps),
+  "/-/healthy": () => new Response("pgvigil is Healthy.\n"),
+  "/-/ready": () => new Response("pgvigil is Ready.\n"),
+};
+
+/** Answers what Prometheus would at this address. @throws {Problem} 404, 405 */
 export async function answerPrometheus(
   params: URLSearchParams,
-  { request, log }: Pick<Call, "request" | "log">,
+  call: Pick<Call, "request" | "log">,
   deps: PrometheusDeps,
 ): Promise<Response> {
-  const path = subPath(request, NAME);
-  if (path === METRICS_PATH) return answerMetrics(request.headers.get("accept"), log, deps);
+  const path = subPath(call.request, NAME);
   const answer = findAnswer(path);
   if (answer === undefined) {
-    const known = [METRICS_PATH, `${API_PATH}/label/<name>/values`].concat(
-      Object.keys(ANSWERS).map((name) => `${API_PATH}${name}`),
-    );
+    const known = [...Object.keys(ANSWERS), `${API_PATH}/label/<name>/values`];
     throw new Problem("path", `There is ${known.join(", ")}.`);
   }
+  if (call.request.method === "POST" && !Object.hasOwn(FORM_ANSWERS, path)) {
+    throw new Problem("method", "Use GET or HEAD.", { headers: { allow: "GET, HEAD, OPTIONS" } });
+  }
   try {
-    return await answer(params, deps);
+    return await answer(params, deps, call);
   } catch (error) {
     const apiError = toApiError(error);
     if (apiError === undefined) throw error;
@@ -78,13 +91,11 @@ export async function answerPrometheus(
 }
 
 function findAnswer(path: string): Answer | undefined {
-  if (!path.startsWith(`${API_PATH}/`)) return undefined;
-  const name = path.slice(API_PATH.length);
-  const label = /^\/label\/([^/]+)\/values$/.exec(name)?.[1];
+  const label = LABEL_VALUES_PATH.exec(path)?.[1];
   if (label !== undefined) {
     return (params, deps) => answerLabelValues(decodeLabel(label), params, deps);
   }
-  return Object.hasOwn(ANSWERS, name) ? ANSWERS[name] : undefined;
+  return Object.hasOwn(ANSWERS, path) ? ANSWERS[path] : undefined;
 }
 
 function decodeLabel(text: string): string {

@@ -1,4 +1,4 @@
-/** GET or POST below /api/v1: Prometheus' query API. GET /metrics: the newest samples. For Grafana, with a token to read. */
+/** GET, and what may be long POST, below /api/v1: Prometheus' query API. GET /metrics: the newest samples. With a token to read. */
 import { tokenOrKey } from "../_shared/auth.ts";
 import { database } from "../_shared/database.ts";
 import { endpoint } from "../_shared/endpoint.ts";
@@ -12,7 +12,7 @@ const input = readParams;
 
 export default {
   fetch: endpoint(
-    { name: NAME, methods: ["GET", "POST"], authorize, input, renderProblem },
+    { name: NAME, methods: ["GET", "HEAD", "POST"], authorize, input, renderProblem },
     (params, call) => answerPrometheus(params, call, deps),
   ),
 };

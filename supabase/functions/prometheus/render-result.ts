@@ -19,17 +19,13 @@ export function* renderResult(value: QueryValue): Generator<string> {
       yield* renderList(
         value.samples,
         ({ labels, value: sample }) =>
-          `{"metric":${renderLabels(labels)},"value":${
-            renderPoint(value.time, sample)
-          }}`,
+          `{"metric":${renderLabels(labels)},"value":${renderPoint(value.time, sample)}}`,
       );
       break;
     case "matrix":
       yield* renderList(value.series, ({ labels, times, values }) => {
         const points = times.map((time, i) => renderPoint(time, values[i]!));
-        return `{"metric":${renderLabels(labels)},"values":[${
-          points.join(",")
-        }]}`;
+        return `{"metric":${renderLabels(labels)},"values":[${points.join(",")}]}`;
       });
   }
   yield "}";
