@@ -886,6 +886,7 @@ create table monitor.rule_states (
   instances jsonb not null default '[]'::jsonb,
   health text not null default 'unknown'::text,
   last_error text,
+  failing_since timestamp with time zone,
   evaluated_at timestamp with time zone,
   evaluation_seconds double precision,
   constraint rule_states_evaluated_at_with_health CHECK (((evaluated_at IS NULL) = (health = 'unknown'::text))),
@@ -908,6 +909,7 @@ comment on table monitor.rule_states is 'What the evaluation of a rule remembers
 comment on column monitor.rule_states.revision is 'Grows with every change: what was evaluated on top of an older one is refused.';
 comment on column monitor.rule_states.instances is 'Array of the alerts that are pending, firing or just resolved, as shared/alerting writes it; at most 1,000.';
 comment on column monitor.rule_states.health is 'unknown: not evaluated as it is now. ok. err: the last evaluation failed, see last_error.';
+comment on column monitor.rule_states.failing_since is 'The minute since which all its evaluations have failed; null if the last did not.';
 comment on column monitor.rule_states.evaluated_at is 'The minute that the last evaluation was of, also of one that failed.';
 comment on column monitor.rule_states.evaluation_seconds is 'What it took to compute, shared equally among the rules evaluated with it.';
 
@@ -3878,7 +3880,7 @@ CREATE OR REPLACE FUNCTION monitor.parse_rule(p_entry jsonb)
 AS $function$
 declare
   c_defaults constant jsonb := '{"for_seconds": 0, "keep_firing_for_seconds": 0, "labels": {}, "annotations": {}, "no_data_policy": "keep",
-    "mode": "live", "enabled": true}';
+    "mode": "live"}';
   c_fields constant text[] := '{kind, name, expr, for_seconds, keep_firing_for_seconds, labels, annotations, no_data_policy, severity,
     runbook_url, mode, enabled}';
   v_rule     monitor.alert_rules;
@@ -3901,7 +3903,7 @@ begin
 end;
 $function$;
 grant execute on function monitor.parse_rule(jsonb) to service_role;
-comment on function monitor.parse_rule(jsonb) is 'A rule as monitor.save_rules takes it, with defaults for what it leaves out or has as null; those of the table''s columns that a rule does not bring are null. Errors: 22023 for an unknown field, 22P02 for a value of the wrong type.';
+comment on function monitor.parse_rule(jsonb) is 'A rule as monitor.save_rules takes it, with defaults for what it leaves out or has as null; those of the table''s columns that a rule does not bring are null, and enabled is where it says nothing of it. Errors: 22023 for an unknown field, 22P02 for a value of the wrong type.';
 
 CREATE OR REPLACE FUNCTION monitor.per_second(p_times bigint[], p_values double precision[])
  RETURNS double precision[]
@@ -3976,7 +3978,10 @@ CREATE OR REPLACE FUNCTION monitor.plan_evaluation(p_now timestamp with time zon
 AS $function$
   select jsonb_build_object('rules', coalesce(jsonb_agg(
     monitor.describe_rule(rule, state)
-      || jsonb_build_object('group_name', rule_group.group_name, 'interval_seconds', rule_group.interval_seconds)
+      || jsonb_build_object(
+        'group_name', rule_group.group_name,
+        'interval_seconds', rule_group.interval_seconds,
+        'refusal', monitor.refuse_rule_name(rule.kind, rule.name))
     order by rule_group.group_name collate "C", rule.position, rule.rule_id), '[]'))
   from monitor.alert_rules as rule
   join monitor.rule_groups as rule_group using (group_name)
@@ -3989,7 +3994,7 @@ AS $function$
         < floor(extract(epoch from p_now) / rule_group.interval_seconds));
 $function$;
 grant execute on function monitor.plan_evaluation(timestamp with time zone) to service_role;
-comment on function monitor.plan_evaluation(timestamp with time zone) is 'The enabled rules that have not been evaluated yet in the current slot of their group''s interval, or whose evaluation lies more than 10 minutes ahead: {rules}, each as monitor.describe_rule with group_name and interval_seconds, in order.';
+comment on function monitor.plan_evaluation(timestamp with time zone) is 'The enabled rules that have not been evaluated yet in the current slot of their group''s interval, or whose evaluation lies more than 10 minutes ahead: {rules}, each as monitor.describe_rule with group_name, interval_seconds and refusal, in order. One with a refusal, which says why, must not be evaluated: what it records would stand for what others measured.';
 
 CREATE OR REPLACE FUNCTION monitor.plan_maintenance(p_starts_at timestamp with time zone, p_ends_at timestamp with time zone, p_reason text, p_matchers jsonb DEFAULT NULL::jsonb, p_now timestamp with time zone DEFAULT now())
  RETURNS bigint
@@ -4494,10 +4499,29 @@ AS $function$
           order by run.entity, run.started_at desc, run.retention_run_id desc
         ) as latest
         where latest.outcome in ('contended', 'failed'))
+    ),
+    'rules', (
+      with live as (
+        select rule.group_name, rule.position, rule.rule_id, rule.name, state.last_error,
+          state.health = 'err' and state.failing_since < p_now - interval '10 minutes' as is_failing
+        from monitor.alert_rules as rule
+        join monitor.rule_states as state using (rule_id)
+        where rule.enabled and rule.mode = 'live'
+      )
+      select jsonb_build_object(
+        'live_count', count(*),
+        'failing_count', count(*) filter (where is_failing),
+        'first_failure', (
+          select jsonb_build_object('name', name, 'error', left(last_error, 500))
+          from live
+          where is_failing
+          order by group_name collate "C", position, rule_id
+          limit 1))
+      from live
     ));
 $function$;
 grant execute on function monitor.read_health(timestamp with time zone) to service_role;
-comment on function monitor.read_health(timestamp with time zone) is 'Facts about scheduler, jobs, metrics and storage, each with its time; judging them is shared/health''s. Within 3 s.';
+comment on function monitor.read_health(timestamp with time zone) is 'Facts about scheduler, jobs, metrics, storage and rules, each with its time; judging them is shared/health''s. Within 3 s.';
 
 CREATE OR REPLACE FUNCTION monitor.read_label_names(p_selectors jsonb, p_from timestamp with time zone, p_until timestamp with time zone, p_limit integer)
  RETURNS json
@@ -5446,8 +5470,10 @@ CREATE OR REPLACE FUNCTION monitor.record_evaluation(p_results jsonb, p_now time
  SET search_path TO ''
 AS $function$
 declare
-  v_recorded  integer;
+  c_errors constant integer := 20;
+  v_recorded  bigint[];
   v_failed    integer;
+  v_errors    jsonb;
   v_samples   jsonb;
   v_stored    jsonb := '{"inserted": 0, "duplicates": 0, "overflowed": 0, "rejected": []}';
 begin
@@ -5469,11 +5495,9 @@ begin
       entry -> 'samples' as samples,
       coalesce(entry ->> 'error', case when jsonb_array_length(entry -> 'instances') > 1000 then
         format('the rule has %s alerts, and may have 1000', jsonb_array_length(entry -> 'instances')) end,
-        case when rule.kind = 'recording' and not definition.is_recorded then
-          format('%s is measured or sent: record under a name that nobody else writes', rule.name) end) as error
+        monitor.refuse_rule_name(rule.kind, rule.name)) as error
     from jsonb_array_elements(p_results) as entry
     join monitor.alert_rules as rule on rule.rule_id = (entry ->> 'rule_id')::bigint
-    left join monitor.metric_definitions as definition on definition.metric = rule.name
   ), recorded as (
     update monitor.rule_states as state
     set revision = state.revision + 1,
@@ -5481,22 +5505,21 @@ begin
         instances = case when result.error is null then coalesce(result.instances, '[]') else state.instances end,
         health = case when result.error is null then 'ok' else 'err' end,
         last_error = left(result.error, 2000),
+        failing_since = coalesce(state.failing_since, case when result.error is not null then p_now end),
         evaluated_at = p_now,
         evaluation_seconds = result.evaluation_seconds
     from result
     where state.rule_id = result.rule_id and state.revision = result.revision
       and (state.evaluated_at is null or state.evaluated_at < p_now or state.evaluated_at > p_now + interval '10 minutes')
-    returning state.rule_id, result.error, result.samples
+    returning state.rule_id, state.health, result.samples
   ), sampled as (
     select jsonb_agg(sample || jsonb_build_object('metric', rule.name) order by rule.rule_id, place) as samples
     from recorded
     join monitor.alert_rules as rule using (rule_id)
     cross join lateral jsonb_array_elements(recorded.samples) with ordinality as item (sample, place)
-    where rule.kind = 'recording' and recorded.error is null
+    where rule.kind = 'recording' and recorded.health = 'ok'
   )
-  select count(*), count(recorded.error), (select samples from sampled)
-  into v_recorded, v_failed, v_samples
-  from recorded;
+  select coalesce(array_agg(rule_id), '{}'), (select samples from sampled) into v_recorded, v_samples from recorded;
 
   if v_samples is not null then
     insert into monitor.metric_definitions (metric, category, unit, description, is_recorded)
@@ -5512,17 +5535,35 @@ begin
       group by 1
     )
     update monitor.rule_states as state
-    set health = 'err', last_error = format('%s samples could not be stored: %s', refused.samples, refused.reason)
+    set health = 'err', last_error = format('%s samples could not be stored: %s', refused.samples, refused.reason),
+        failing_since = coalesce(state.failing_since, p_now)
     from refused
     join monitor.alert_rules as rule on rule.kind = 'recording' and rule.name = refused.metric
     where state.rule_id = rule.rule_id and state.health = 'ok' and state.evaluated_at = p_now;
   end if;
+  -- Only now: before the samples were stored it was not known who had failed.
+  update monitor.rule_states
+  set failing_since = null
+  where rule_id = any (v_recorded) and health = 'ok' and failing_since is not null;
+
+  select count(*), coalesce(jsonb_agg(
+    jsonb_build_object('group', failed.group_name, 'rule', failed.name, 'error', failed.last_error)
+    order by failed.place) filter (where failed.place <= c_errors), '[]')
+  into v_failed, v_errors
+  from (
+    select rule.group_name, rule.name, state.last_error,
+      row_number() over (order by rule.group_name collate "C", rule.position, rule.rule_id) as place
+    from monitor.rule_states as state
+    join monitor.alert_rules as rule using (rule_id)
+    where state.rule_id = any (v_recorded) and state.health = 'err'
+  ) as failed;
   return jsonb_build_object(
-    'recorded', v_recorded, 'failed', v_failed, 'stale', jsonb_array_length(p_results) - v_recorded, 'samples', v_stored);
+    'recorded', cardinality(v_recorded), 'failed', v_failed, 'stale', jsonb_array_length(p_results) - cardinality(v_recorded),
+    'errors', v_errors, 'samples', v_stored);
 end;
 $function$;
 grant execute on function monitor.record_evaluation(jsonb,timestamp with time zone) to service_role;
-comment on function monitor.record_evaluation(jsonb,timestamp with time zone) is 'Stores what the rules evaluated at p_now came to, [{rule_id, revision, error, evaluation_seconds, instances?, samples?}], and the samples [{labels, value}] of recording rules under that time, all or nothing. revision is that of the state it was evaluated on: a result on top of another state, older than what is stored, or of a rule that is gone, is left out. One with an error, or with more than 1,000 instances, which is one, leaves the instances as they are. One whose samples cannot be stored, or are of a metric that others write, has an error too. Returns {recorded, failed, stale, samples: as monitor.record_samples}; failed ones are recorded too. Errors: 22023 when an argument is missing or no array, and those of monitor.record_samples.';
+comment on function monitor.record_evaluation(jsonb,timestamp with time zone) is 'Stores what the rules evaluated at p_now came to, [{rule_id, revision, error, evaluation_seconds, instances?, samples?}], and the samples [{labels, value}] of recording rules under that time, all or nothing. revision is that of the state it was evaluated on: a result on top of another state, older than what is stored, or of a rule that is gone, is left out. One with an error, or with more than 1,000 instances, which is one, leaves the instances as they are. One whose samples cannot be stored, or are of a metric that others write, has an error too. Returns {recorded, failed, stale, errors: [{group, rule, error}], samples: as monitor.record_samples}; failed ones are recorded too, and errors are those of the first 20 of them. Errors: 22023 when an argument is missing or no array, and those of monitor.record_samples.';
 
 CREATE OR REPLACE FUNCTION monitor.record_replay_slice(p_series_id integer, p_previous_cursor bigint, p_cursor bigint, p_version text, p_state jsonb, p_memory text, p_candidates jsonb, p_forecast jsonb, p_silent_at bigint, p_finished boolean, p_threshold double precision, p_calibration jsonb, p_now timestamp with time zone DEFAULT now(), p_requested_at bigint DEFAULT NULL::bigint)
  RETURNS jsonb
@@ -5671,6 +5712,19 @@ grant execute on function monitor.refuse_beyond(bigint,integer,text) to authenti
 grant execute on function monitor.refuse_beyond(bigint,integer,text) to service_role;
 comment on function monitor.refuse_beyond(bigint,integer,text) is 'True while p_count is at most p_limit: a query that asks it of a running count stops where it goes beyond. Errors: 54000 then, with p_message, in which %1$s is the limit and %2$s the count.';
 
+CREATE OR REPLACE FUNCTION monitor.refuse_rule_name(p_kind text, p_name text)
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  select format('%s is measured or sent: record under a name that nobody else writes', p_name)
+  from monitor.metric_definitions
+  where p_kind = 'recording' and metric = p_name and not is_recorded;
+$function$;
+grant execute on function monitor.refuse_rule_name(text,text) to service_role;
+comment on function monitor.refuse_rule_name(text,text) is 'Why a rule of this kind may not have this name: others write the metric. Null if it may.';
+
 CREATE OR REPLACE FUNCTION monitor.register_collector(p_collector text, p_description text, p_interval_seconds integer DEFAULT 60, p_timeout_seconds integer DEFAULT 2, p_required_relations text[] DEFAULT '{}'::text[])
  RETURNS void
  LANGUAGE plpgsql
@@ -5774,7 +5828,8 @@ AS $function$
 begin
   insert into monitor.rule_states as known (rule_id) values (new.rule_id)
   on conflict (rule_id) do update
-  set revision = known.revision + 1, health = 'unknown', last_error = null, evaluated_at = null, evaluation_seconds = null,
+  set revision = known.revision + 1, health = 'unknown', last_error = null, failing_since = null, evaluated_at = null,
+      evaluation_seconds = null,
       -- A new threshold ends no alert: its next evaluation says whether it still holds.
       instances = case when (old.kind, old.name, old.labels, old.enabled) is not distinct from (new.kind, new.name, new.labels, new.enabled)
         then known.instances else '[]' end;
@@ -6173,6 +6228,8 @@ declare
   v_updated    integer := 0;
   v_unchanged  integer := 0;
   v_deleted    integer := 0;
+  v_unlisted   integer := 0;
+  v_refusal    text;
   v_counts     jsonb;
 begin
   if jsonb_typeof(p_groups) is distinct from 'array' or p_replace is null or p_dry_run is null then
@@ -6209,6 +6266,10 @@ begin
     loop
       v_where := format('rule %s of group %s', v_listed.place, to_json(v_group.name));
       v_rule := monitor.parse_rule(v_listed.entry);
+      v_refusal := monitor.refuse_rule_name(v_rule.kind, v_rule.name);
+      if v_refusal is not null then
+        raise exception '%', v_refusal using errcode = 'invalid_parameter_value';
+      end if;
       select * into v_known
       from monitor.alert_rules
       where group_name = v_group.name and kind = v_rule.kind and name = v_rule.name
@@ -6221,6 +6282,7 @@ begin
         else coalesce(v_known.position, (
           select coalesce(max(position), 0) + 1 from monitor.alert_rules where group_name = v_group.name))
         end;
+      v_rule.enabled := coalesce(v_rule.enabled, v_known.enabled, true);
 
       if v_known.rule_id is null then
         insert into monitor.alert_rules (
@@ -6254,6 +6316,10 @@ begin
       delete from monitor.alert_rules where group_name = v_group.name and not rule_id = any (v_kept);
       get diagnostics v_count = row_count;
       v_deleted := v_deleted + v_count;
+    else
+      select v_unlisted + count(*) into v_unlisted
+      from monitor.alert_rules
+      where group_name = v_group.name and not rule_id = any (v_kept);
     end if;
     delete from monitor.rule_groups as empty
     where group_name = v_group.name and not exists (select from monitor.alert_rules where group_name = empty.group_name);
@@ -6264,7 +6330,8 @@ begin
     raise exception 'there would be % rules, and may be %', v_count, c_rules
       using errcode = 'program_limit_exceeded', hint = 'Delete groups that nobody needs: monitor.delete_rules.';
   end if;
-  v_counts := jsonb_build_object('inserted', v_inserted, 'updated', v_updated, 'unchanged', v_unchanged, 'deleted', v_deleted);
+  v_counts := jsonb_build_object(
+    'inserted', v_inserted, 'updated', v_updated, 'unchanged', v_unchanged, 'deleted', v_deleted, 'unlisted', v_unlisted);
   if p_dry_run then
     raise sqlstate 'VGDRY';
   end if;
@@ -6277,7 +6344,7 @@ exception
 end;
 $function$;
 grant execute on function monitor.save_rules(jsonb,boolean,boolean,timestamp with time zone) to service_role;
-comment on function monitor.save_rules(jsonb,boolean,boolean,timestamp with time zone) is 'Saves groups [{name, interval_seconds?, rules: [{kind, name, expr, for_seconds?, keep_firing_for_seconds?, labels?, annotations?, no_data_policy?, severity?, runbook_url?, mode?, enabled?}]}], all or nothing; severity comes from the label of that name if it is one. A rule is known by its group, kind, name and labels, and takes the given form as a whole. With p_replace the groups become what is listed, in that order; else other rules of them stay, and new ones go to their end. Returns {inserted, updated, unchanged, deleted}; with p_dry_run the same, and changes nothing. Errors, with the group and the number of the rule: 22023 and others of class 22 for what is no rule, class 23 for one that a check refuses; 54000 for more than 2,000 rules.';
+comment on function monitor.save_rules(jsonb,boolean,boolean,timestamp with time zone) is 'Saves groups [{name, interval_seconds?, rules: [{kind, name, expr, for_seconds?, keep_firing_for_seconds?, labels?, annotations?, no_data_policy?, severity?, runbook_url?, mode?, enabled?}]}], all or nothing; severity comes from the label of that name if it is one. A rule is known by its group, kind, name and labels, and takes the given form as a whole, but is switched on or off only by enabled. With p_replace the groups become what is listed, in that order; else other rules of them stay, which are unlisted, and new ones go to their end. Returns {inserted, updated, unchanged, deleted, unlisted}; with p_dry_run the same, and changes nothing. Errors, with the group and the number of the rule: 22023 and others of class 22 for what is no rule, and for one that records what others write; class 23 for one that a check refuses; 54000 for more than 2,000 rules.';
 
 CREATE OR REPLACE FUNCTION monitor.scan_rollups(p_series_ids integer[], p_from timestamp with time zone, p_until timestamp with time zone)
  RETURNS TABLE(series_id integer, at bigint, count bigint, sum double precision, min double precision, max double precision, first double precision, last double precision)

@@ -146,6 +146,7 @@ export function sampleFacts(changes: Partial<HealthFacts> = {}): HealthFacts {
       daysAhead: 2,
       contendedRetention: [],
     },
+    rules: { liveCount: 23, failingCount: 0, firstFailure: null },
     ...changes,
   };
 }
@@ -194,5 +195,6 @@ export function sampleFactsRow(now = NOON) {
       days_ahead: 2,
       contended_retention: [],
     },
+    rules: { live_count: 23, failing_count: 0, first_failure: null },
   };
 }

@@ -80,11 +80,30 @@ function readNamedGroup(source: YamlSource, fields: Fields, name: string): RuleG
     ...(queryOffsetSeconds !== undefined && { queryOffsetSeconds }),
     ...(limit !== undefined && { limit }),
     ...(Object.keys(labels).length > 0 && { labels }),
-    rules: source.items(fields.get("rules"), "rules").map((rule, index) => {
-      const place = { group: name, position: index + 1 };
-      return source.within(place, () => readRule(source, rule, place));
-    }),
+    rules: readRules(source, fields.get("rules"), { name, labels }),
   };
+}
+
+function readRules(
+  source: YamlSource,
+  list: Node | null | undefined,
+  group: Pick<RuleGroup, "name" | "labels">,
+): Rule[] {
+  const positions = new Map<string, number>();
+  return source.items(list, "rules").map((node, index) => {
+    const place = { group: group.name, position: index + 1 };
+    const rule = source.within(place, () => readRule(source, node, place));
+    const key = ruleKey(rule, group);
+    const first = positions.get(key);
+    if (first === undefined) positions.set(key, place.position);
+    else if (rule.name !== "") {
+      source.within(
+        { ...place, rule: rule.name },
+        () => source.refuse(node, `has the name and the labels of rule ${first}`),
+      );
+    }
+    return rule;
+  });
 }
 
 const isLabelName = (name: string) => LABEL_NAME.test(name) && name !== "__name__";
@@ -282,15 +301,53 @@ export function printRuleFile(groups: readonly RuleGroup[]): string {
   });
 }
 
-/** Rules of which there are several with the same name and labels, which may get in each other's way: `Name{labels}`. */
-export function findDuplicateRules(groups: readonly RuleGroup[]): string[] {
-  const counts = new Map<string, { shown: string; count: number }>();
+const metricOf = (rule: Rule, group: Pick<RuleGroup, "labels">) => ({
+  ...labelsOf(rule, group),
+  __name__: rule.name,
+});
+
+/** Equal for rules that are the same to whoever saves them, were they in one group. */
+const ruleKey = (rule: Rule, group: Pick<RuleGroup, "labels">) =>
+  `${rule.kind} ${labelsKey(metricOf(rule, group))}`;
+
+/** By the key of each rule, how it is shown and which groups have it. */
+function indexRules(groups: readonly RuleGroup[]) {
+  const index = new Map<string, { shown: string; groupNames: string[] }>();
   for (const group of groups) {
     for (const rule of group.rules) {
-      const labels = { ...labelsOf(rule, group), __name__: rule.name };
-      const entry = counts.get(labelsKey(labels)) ?? { shown: formatLabels(labels), count: 0 };
-      counts.set(labelsKey(labels), { ...entry, count: entry.count + 1 });
+      const entry = index.get(ruleKey(rule, group));
+      if (entry) entry.groupNames.push(group.name);
+      else {
+        const shown = formatLabels(metricOf(rule, group));
+        index.set(ruleKey(rule, group), { shown, groupNames: [group.name] });
+      }
     }
   }
-  return [...counts.values()].filter(({ count }) => count > 1).map(({ shown }) => shown);
+  return index;
+}
+
+const quoteAll = (names: readonly string[]) => names.map((name) => JSON.stringify(name)).join(", ");
+
+/** Rules that several groups have with the same name and labels, so that each tells of the same alert; in words. */
+export function findDuplicateRules(groups: readonly RuleGroup[]): string[] {
+  return [...indexRules(groups).values()]
+    .filter(({ groupNames }) => groupNames.length > 1)
+    .map(({ shown, groupNames }) => `rule ${shown} is in several groups: ${quoteAll(groupNames)}`);
+}
+
+/** Rules that are about to be saved and that another saved group has, and will keep, as well; in words. */
+export function findSavedTwins(
+  groups: readonly RuleGroup[],
+  saved: readonly RuleGroup[],
+  { isReplacing }: { readonly isReplacing: boolean },
+): string[] {
+  const listed = indexRules(groups);
+  const replaced = isReplacing ? groups.map(({ name }) => name) : [];
+  const kept = indexRules(saved.filter(({ name }) => !replaced.includes(name)));
+  return [...listed].flatMap(([key, { shown, groupNames }]) => {
+    const others = kept.get(key)?.groupNames.filter((name) => !groupNames.includes(name)) ?? [];
+    return others.length === 0
+      ? []
+      : [`rule ${shown} is saved in another group as well: ${quoteAll(others)}`];
+  });
 }

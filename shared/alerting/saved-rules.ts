@@ -24,7 +24,8 @@ export function toSaveArguments(
 export function toSavedGroups(groups: readonly RuleGroup[]): unknown[] {
   return groups.map((group) => ({
     name: group.name,
-    ...(group.intervalSeconds !== undefined && { interval_seconds: group.intervalSeconds }),
+    // Zero is the default, as in Prometheus; and it is evaluated on the minute, which parts of a second do not change.
+    ...(group.intervalSeconds ? { interval_seconds: Math.ceil(group.intervalSeconds) } : {}),
     rules: group.rules.map((rule) => {
       const { kind, name, expr } = rule;
       const labels = labelsOf(rule, group);
@@ -43,12 +44,22 @@ export function toSavedGroups(groups: readonly RuleGroup[]): unknown[] {
   }));
 }
 
-/** What a saved group would no longer say, in words. */
+/** What groups say that does not hold once they are saved, in words. */
 export function findUnsaved(groups: readonly RuleGroup[]): string[] {
-  return groups.flatMap(({ name, limit, queryOffsetSeconds }) => [
+  return groups.flatMap(({ name, limit, queryOffsetSeconds, intervalSeconds = 60 }) => [
     ...(limit ? [`group "${name}": limit is not stored; every rule may have 1,000 alerts`] : []),
     ...(queryOffsetSeconds
       ? [`group "${name}": query_offset is not stored; rules look at the present`]
       : []),
+    ...(intervalSeconds % 60 === 0 ? [] : [
+      `group "${name}": interval is no whole number of minutes; ${explainPace(intervalSeconds)}`,
+    ]),
   ]);
+}
+
+function explainPace(intervalSeconds: number): string {
+  const minutes = Math.floor(intervalSeconds / 60);
+  return minutes === 0
+    ? "rules are evaluated once a minute"
+    : `rules are evaluated on the minute, ${minutes} or ${minutes + 1} minutes apart`;
 }

@@ -44,6 +44,11 @@ export const HealthFactsRow = z.object({
     days_ahead: z.int(),
     contended_retention: z.array(z.string()),
   }),
+  rules: z.object({
+    live_count: z.int().nonnegative(),
+    failing_count: z.int().nonnegative(),
+    first_failure: z.object({ name: z.string(), error: z.string() }).nullable(),
+  }),
 });
 
 /** What one job did last. */
@@ -87,11 +92,20 @@ export interface HealthFacts {
     /** Entities whose last clean-up could not get a lock, or failed. */
     readonly contendedRetention: readonly string[];
   };
+  readonly rules: {
+    /** Switched on, and not in shadow mode. */
+    readonly liveCount: number;
+    /** Of them, those that have failed for more than 10 minutes. */
+    readonly failingCount: number;
+    readonly firstFailure: { readonly name: string; readonly error: string } | null;
+  };
 }
 
 /** Parses the answer of `monitor.read_health`. @throws {z.ZodError} */
 export function parseHealthFacts(answer: unknown): HealthFacts {
-  const { now, jobs_enabled, scheduler, jobs, metrics, storage } = HealthFactsRow.parse(answer);
+  const { now, jobs_enabled, scheduler, jobs, metrics, storage, rules } = HealthFactsRow.parse(
+    answer,
+  );
   return {
     now: new Date(now),
     jobsEnabled: jobs_enabled,
@@ -121,6 +135,11 @@ export function parseHealthFacts(answer: unknown): HealthFacts {
       shed: storage.shed && { at: new Date(storage.shed.at), detail: storage.shed.detail },
       daysAhead: storage.days_ahead,
       contendedRetention: storage.contended_retention,
+    },
+    rules: {
+      liveCount: rules.live_count,
+      failingCount: rules.failing_count,
+      firstFailure: rules.first_failure,
     },
   };
 }

@@ -25,6 +25,8 @@ export const SavedRules = z.object({
   updated: z.int().nonnegative(),
   unchanged: z.int().nonnegative(),
   deleted: z.int().nonnegative(),
+  /** Of the saved groups, but not among what was saved: they stay. */
+  unlisted: z.int().nonnegative(),
 });
 
 export type SavedRules = z.infer<typeof SavedRules>;
@@ -78,6 +80,7 @@ export const RuleGroupRow = z.object({
 /** What `monitor.plan_evaluation` says of a rule beside {@link AlertingRuleRow} or {@link RecordingRuleRow}. */
 export const RulePlaceRow = RuleGroupRow.pick({ interval_seconds: true }).extend({
   group_name: z.string(),
+  refusal: z.string().nullable(),
 });
 
 /** What `monitor.plan_evaluation` answers. */
@@ -88,6 +91,7 @@ export const RecordedEvaluation = z.object({
   recorded: z.int().nonnegative(),
   failed: z.int().nonnegative(),
   stale: z.int().nonnegative(),
+  errors: z.array(z.object({ group: z.string(), rule: z.string(), error: z.string() })),
   samples: RecordedCollection,
 });
 
@@ -123,6 +127,8 @@ export interface StoredRuleGroup {
 /** A rule that is due. */
 export interface PlannedRule extends StoredRule {
   readonly groupName: string;
+  /** Why it must not be evaluated; null if it may. */
+  readonly refusal: string | null;
 }
 
 /** What became of one rule, as `monitor.record_evaluation` wants it. Part of its argument `p_results`. */
@@ -138,7 +144,10 @@ export interface RuleResult {
   readonly samples?: readonly { readonly labels: Labels; readonly value: number }[];
 }
 
-/** How many results were recorded, the failed ones among them, and left out because the state had moved on. */
+/**
+ * How many results were recorded, the failed ones among them, and left out because the state had moved on.
+ * `errors` are of the first failed ones only.
+ */
 export type EvaluationRecord = z.infer<typeof RecordedEvaluation>;
 
 /** Parses the answer of `monitor.read_rules`. @throws {z.ZodError} */
@@ -155,6 +164,7 @@ export function parseEvaluationPlan(answer: unknown): PlannedRule[] {
   return PlannedEvaluation.parse(answer).rules.map((row) => ({
     ...toStoredRule(row),
     groupName: row.group_name,
+    refusal: row.refusal,
   }));
 }
 

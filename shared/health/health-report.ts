@@ -16,7 +16,7 @@ export function toHealthReport(
   now: Date,
   durationSeconds: number,
 ): object {
-  const { database, scheduler, jobs, metrics, storage } = components;
+  const { database, scheduler, jobs, metrics, storage, rules } = components;
   return {
     timestamp: now.toISOString(),
     overall,
@@ -35,6 +35,7 @@ export function toHealthReport(
         database_bytes: storage.databaseBytes,
         monitor_bytes: storage.monitorBytes,
       },
+      rules: { ...toComponent(rules), failing_count: rules.failingCount },
     },
     duration: toMilliseconds(durationSeconds),
   };
@@ -57,7 +58,7 @@ export function toHealthJson(judgement: HealthJudgement, isAuthorised: boolean):
   };
   if (!isAuthorised) return terse;
 
-  const { database, scheduler, jobs, metrics, storage } = components;
+  const { database, scheduler, jobs, metrics, storage, rules } = components;
   return {
     ...terse,
     checks: {
@@ -71,6 +72,7 @@ export function toHealthJson(judgement: HealthJudgement, isAuthorised: boolean):
       ),
       "metrics:age": [toCheck(metrics, "component", metrics.ageSeconds, "s")],
       "storage:utilization": [toCheck(storage, "datastore", storage.monitorBytes, "By")],
+      "rules:failing": [toCheck(rules, "component", rules.failingCount, "1")],
     },
   };
 }

@@ -45,6 +45,7 @@ export interface HealthJudgement {
       readonly databaseBytes: number | null;
       readonly monitorBytes: number | null;
     };
+    readonly rules: ComponentHealth & { readonly failingCount: number | null };
   };
 }
 
@@ -87,6 +88,7 @@ export function judgeHealth(observation: HealthObservation, now: Date): HealthJu
       jobs: {},
       metrics: blind,
       storage: { ...blind, databaseBytes: null, monitorBytes: null },
+      rules: { ...blind, failingCount: null },
     });
   }
   const { facts } = observation;
@@ -99,6 +101,7 @@ export function judgeHealth(observation: HealthObservation, now: Date): HealthJu
     ),
     metrics: judgeMetrics(facts, clock),
     storage: judgeStorage(facts, elapsed),
+    rules: judgeRules(facts, elapsed),
   });
 }
 
@@ -196,6 +199,20 @@ function judgeStorage(
     return { status: "degraded", reason, ...seen };
   }
   return { status: "healthy", reason: `${daysAhead} days ahead have their partition`, ...seen };
+}
+
+/** Whether rules are evaluated at all is the health of their job. */
+function judgeRules(
+  { rules: { liveCount, failingCount, firstFailure }, now }: HealthFacts,
+  ageSeconds: number,
+): HealthJudgement["components"]["rules"] {
+  const seen = { observedAt: now, ageSeconds, failingCount };
+  if (firstFailure !== null) {
+    const { name, error } = firstFailure;
+    const reason = `${failingCount} of ${liveCount} rules fail: ${name}: ${error}`;
+    return { status: "degraded", reason, ...seen };
+  }
+  return { status: "healthy", reason: `none of ${liveCount} rules fails`, ...seen };
 }
 
 /** Healthy up to the limit, unknown beyond it, and unknown if the time lies ahead of the clock. */

@@ -1,10 +1,17 @@
 -- Purpose:  alerting and recording rules in groups, what their evaluation remembers, and the one way to save them.
--- Locks:    access exclusive on retention_policies while a check changes.
+-- Locks:    access exclusive on retention_policies while a check changes, and on metric_definitions while a column is added.
 -- Undo:     drop function monitor.delete_rules(text), monitor.save_rules(jsonb, boolean, boolean, timestamptz),
---           monitor.parse_rule(jsonb), monitor.read_rules(), monitor.describe_rule(monitor.alert_rules, monitor.rule_states);
+--           monitor.parse_rule(jsonb), monitor.read_rules(), monitor.describe_rule(monitor.alert_rules, monitor.rule_states),
+--           monitor.refuse_rule_name(text, text);
 --           drop table monitor.rule_states, monitor.alert_rules, monitor.rule_groups;
 --           drop function monitor.reset_rule_state(), monitor.rule_texts_are_valid(jsonb, integer);
+--           alter table monitor.metric_definitions drop column is_recorded;
 --           delete the three policies; restore the check retention_policies_action_fits_entity of 20261121110900.
+
+alter table monitor.metric_definitions add column is_recorded boolean not null default false;
+
+comment on column monitor.metric_definitions.is_recorded is
+  'Whether recording rules write it; they write no other, because the first sample of a time stays and would take the place of what was measured.';
 
 create table monitor.rule_groups (
   group_name        text     not null,
@@ -125,6 +132,7 @@ create table monitor.rule_states (
   instances           jsonb             not null default '[]',
   health              text              not null default 'unknown',
   last_error          text,
+  failing_since       timestamptz,
   evaluated_at        timestamptz,
   evaluation_seconds  double precision,
 
@@ -144,6 +152,7 @@ comment on column monitor.rule_states.revision is 'Grows with every change: what
 comment on column monitor.rule_states.instances is
   'Array of the alerts that are pending, firing or just resolved, as shared/alerting writes it; at most 1,000.';
 comment on column monitor.rule_states.health is 'unknown: not evaluated as it is now. ok. err: the last evaluation failed, see last_error.';
+comment on column monitor.rule_states.failing_since is 'The minute since which all its evaluations have failed; null if the last did not.';
 comment on column monitor.rule_states.evaluated_at is 'The minute that the last evaluation was of, also of one that failed.';
 comment on column monitor.rule_states.evaluation_seconds is 'What it took to compute, shared equally among the rules evaluated with it.';
 
@@ -165,7 +174,8 @@ as $$
 begin
   insert into monitor.rule_states as known (rule_id) values (new.rule_id)
   on conflict (rule_id) do update
-  set revision = known.revision + 1, health = 'unknown', last_error = null, evaluated_at = null, evaluation_seconds = null,
+  set revision = known.revision + 1, health = 'unknown', last_error = null, failing_since = null, evaluated_at = null,
+      evaluation_seconds = null,
       -- A new threshold ends no alert: its next evaluation says whether it still holds.
       instances = case when (old.kind, old.name, old.labels, old.enabled) is not distinct from (new.kind, new.name, new.labels, new.enabled)
         then known.instances else '[]' end;
@@ -187,6 +197,21 @@ create trigger alert_rules_reset_state
   when ((old.kind, old.name, old.expr, old.labels, old.for_seconds, old.enabled)
     is distinct from (new.kind, new.name, new.expr, new.labels, new.for_seconds, new.enabled))
   execute function monitor.reset_rule_state();
+
+create function monitor.refuse_rule_name(p_kind text, p_name text)
+returns text
+language sql
+stable
+security invoker
+set search_path = ''
+as $$
+  select format('%s is measured or sent: record under a name that nobody else writes', p_name)
+  from monitor.metric_definitions
+  where p_kind = 'recording' and metric = p_name and not is_recorded;
+$$;
+
+comment on function monitor.refuse_rule_name(text, text) is
+  'Why a rule of this kind may not have this name: others write the metric. Null if it may.';
 
 create function monitor.describe_rule(p_rule monitor.alert_rules, p_state monitor.rule_states)
 returns jsonb
@@ -254,7 +279,7 @@ set search_path = ''
 as $$
 declare
   c_defaults constant jsonb := '{"for_seconds": 0, "keep_firing_for_seconds": 0, "labels": {}, "annotations": {}, "no_data_policy": "keep",
-    "mode": "live", "enabled": true}';
+    "mode": "live"}';
   c_fields constant text[] := '{kind, name, expr, for_seconds, keep_firing_for_seconds, labels, annotations, no_data_policy, severity,
     runbook_url, mode, enabled}';
   v_rule     monitor.alert_rules;
@@ -279,7 +304,7 @@ $$;
 
 comment on function monitor.parse_rule(jsonb) is
   'A rule as monitor.save_rules takes it, with defaults for what it leaves out or has as null; those of the table''s columns that a '
-  'rule does not bring are null. Errors: 22023 for an unknown field, 22P02 for a value of the wrong type.';
+  'rule does not bring are null, and enabled is where it says nothing of it. Errors: 22023 for an unknown field, 22P02 for a value of the wrong type.';
 
 create function monitor.save_rules(
   p_groups   jsonb,
@@ -305,6 +330,8 @@ declare
   v_updated    integer := 0;
   v_unchanged  integer := 0;
   v_deleted    integer := 0;
+  v_unlisted   integer := 0;
+  v_refusal    text;
   v_counts     jsonb;
 begin
   if jsonb_typeof(p_groups) is distinct from 'array' or p_replace is null or p_dry_run is null then
@@ -341,6 +368,10 @@ begin
     loop
       v_where := format('rule %s of group %s', v_listed.place, to_json(v_group.name));
       v_rule := monitor.parse_rule(v_listed.entry);
+      v_refusal := monitor.refuse_rule_name(v_rule.kind, v_rule.name);
+      if v_refusal is not null then
+        raise exception '%', v_refusal using errcode = 'invalid_parameter_value';
+      end if;
       select * into v_known
       from monitor.alert_rules
       where group_name = v_group.name and kind = v_rule.kind and name = v_rule.name
@@ -353,6 +384,7 @@ begin
         else coalesce(v_known.position, (
           select coalesce(max(position), 0) + 1 from monitor.alert_rules where group_name = v_group.name))
         end;
+      v_rule.enabled := coalesce(v_rule.enabled, v_known.enabled, true);
 
       if v_known.rule_id is null then
         insert into monitor.alert_rules (
@@ -386,6 +418,10 @@ begin
       delete from monitor.alert_rules where group_name = v_group.name and not rule_id = any (v_kept);
       get diagnostics v_count = row_count;
       v_deleted := v_deleted + v_count;
+    else
+      select v_unlisted + count(*) into v_unlisted
+      from monitor.alert_rules
+      where group_name = v_group.name and not rule_id = any (v_kept);
     end if;
     delete from monitor.rule_groups as empty
     where group_name = v_group.name and not exists (select from monitor.alert_rules where group_name = empty.group_name);
@@ -396,7 +432,8 @@ begin
     raise exception 'there would be % rules, and may be %', v_count, c_rules
       using errcode = 'program_limit_exceeded', hint = 'Delete groups that nobody needs: monitor.delete_rules.';
   end if;
-  v_counts := jsonb_build_object('inserted', v_inserted, 'updated', v_updated, 'unchanged', v_unchanged, 'deleted', v_deleted);
+  v_counts := jsonb_build_object(
+    'inserted', v_inserted, 'updated', v_updated, 'unchanged', v_unchanged, 'deleted', v_deleted, 'unlisted', v_unlisted);
   if p_dry_run then
     raise sqlstate 'VGDRY';
   end if;
@@ -412,10 +449,11 @@ $$;
 comment on function monitor.save_rules(jsonb, boolean, boolean, timestamptz) is
   'Saves groups [{name, interval_seconds?, rules: [{kind, name, expr, for_seconds?, keep_firing_for_seconds?, labels?, annotations?, '
   'no_data_policy?, severity?, runbook_url?, mode?, enabled?}]}], all or nothing; severity comes from the label of that name if it is '
-  'one. A rule is known by its group, kind, name and labels, and takes the given form as a whole. With p_replace the groups become '
-  'what is listed, in that order; else other rules of them stay, and new ones go to their end. Returns {inserted, updated, unchanged, '
-  'deleted}; with p_dry_run the same, and changes nothing. Errors, with the group and the number of the rule: 22023 and others of class 22 for what is no rule, class 23 for one '
-  'that a check refuses; 54000 for more than 2,000 rules.';
+  'one. A rule is known by its group, kind, name and labels, and takes the given form as a whole, but is switched on or off only by '
+  'enabled. With p_replace the groups become what is listed, in that order; else other rules of them stay, which are unlisted, and new '
+  'ones go to their end. Returns {inserted, updated, unchanged, deleted, unlisted}; with p_dry_run the same, and changes nothing. '
+  'Errors, with the group and the number of the rule: 22023 and others of class 22 for what is no rule, and for one that records what '
+  'others write; class 23 for one that a check refuses; 54000 for more than 2,000 rules.';
 
 create function monitor.delete_rules(p_group text)
 returns integer
@@ -459,6 +497,7 @@ insert into monitor.retention_policies (entity, action, keep_days, position, rea
 revoke all on all functions in schema monitor from public;
 grant execute on function
   monitor.rule_texts_are_valid(jsonb, integer),
+  monitor.refuse_rule_name(text, text),
   monitor.describe_rule(monitor.alert_rules, monitor.rule_states),
   monitor.read_rules(),
   monitor.parse_rule(jsonb),

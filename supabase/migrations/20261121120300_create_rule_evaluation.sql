@@ -1,12 +1,6 @@
 -- Purpose:  which rules are due, and where the word of their evaluation goes.
--- Locks:    access exclusive on metric_definitions while a column is added.
--- Undo:     drop function monitor.record_evaluation(jsonb, timestamptz), monitor.plan_evaluation(timestamptz);
---           alter table monitor.metric_definitions drop column is_recorded.
-
-alter table monitor.metric_definitions add column is_recorded boolean not null default false;
-
-comment on column monitor.metric_definitions.is_recorded is
-  'Whether recording rules write it; they write no other, because the first sample of a time stays and would take the place of what was measured.';
+-- Locks:    none on existing tables.
+-- Undo:     drop function monitor.record_evaluation(jsonb, timestamptz), monitor.plan_evaluation(timestamptz).
 
 create function monitor.plan_evaluation(p_now timestamptz default now())
 returns jsonb
@@ -17,7 +11,10 @@ set search_path = ''
 as $$
   select jsonb_build_object('rules', coalesce(jsonb_agg(
     monitor.describe_rule(rule, state)
-      || jsonb_build_object('group_name', rule_group.group_name, 'interval_seconds', rule_group.interval_seconds)
+      || jsonb_build_object(
+        'group_name', rule_group.group_name,
+        'interval_seconds', rule_group.interval_seconds,
+        'refusal', monitor.refuse_rule_name(rule.kind, rule.name))
     order by rule_group.group_name collate "C", rule.position, rule.rule_id), '[]'))
   from monitor.alert_rules as rule
   join monitor.rule_groups as rule_group using (group_name)
@@ -32,7 +29,8 @@ $$;
 
 comment on function monitor.plan_evaluation(timestamptz) is
   'The enabled rules that have not been evaluated yet in the current slot of their group''s interval, or whose evaluation lies more '
-  'than 10 minutes ahead: {rules}, each as monitor.describe_rule with group_name and interval_seconds, in order.';
+  'than 10 minutes ahead: {rules}, each as monitor.describe_rule with group_name, interval_seconds and refusal, in order. One with a '
+  'refusal, which says why, must not be evaluated: what it records would stand for what others measured.';
 
 create function monitor.record_evaluation(p_results jsonb, p_now timestamptz)
 returns jsonb
@@ -41,8 +39,10 @@ security invoker
 set search_path = ''
 as $$
 declare
-  v_recorded  integer;
+  c_errors constant integer := 20;
+  v_recorded  bigint[];
   v_failed    integer;
+  v_errors    jsonb;
   v_samples   jsonb;
   v_stored    jsonb := '{"inserted": 0, "duplicates": 0, "overflowed": 0, "rejected": []}';
 begin
@@ -64,11 +64,9 @@ begin
       entry -> 'samples' as samples,
       coalesce(entry ->> 'error', case when jsonb_array_length(entry -> 'instances') > 1000 then
         format('the rule has %s alerts, and may have 1000', jsonb_array_length(entry -> 'instances')) end,
-        case when rule.kind = 'recording' and not definition.is_recorded then
-          format('%s is measured or sent: record under a name that nobody else writes', rule.name) end) as error
+        monitor.refuse_rule_name(rule.kind, rule.name)) as error
     from jsonb_array_elements(p_results) as entry
     join monitor.alert_rules as rule on rule.rule_id = (entry ->> 'rule_id')::bigint
-    left join monitor.metric_definitions as definition on definition.metric = rule.name
   ), recorded as (
     update monitor.rule_states as state
     set revision = state.revision + 1,
@@ -76,22 +74,21 @@ begin
         instances = case when result.error is null then coalesce(result.instances, '[]') else state.instances end,
         health = case when result.error is null then 'ok' else 'err' end,
         last_error = left(result.error, 2000),
+        failing_since = coalesce(state.failing_since, case when result.error is not null then p_now end),
         evaluated_at = p_now,
         evaluation_seconds = result.evaluation_seconds
     from result
     where state.rule_id = result.rule_id and state.revision = result.revision
       and (state.evaluated_at is null or state.evaluated_at < p_now or state.evaluated_at > p_now + interval '10 minutes')
-    returning state.rule_id, result.error, result.samples
+    returning state.rule_id, state.health, result.samples
   ), sampled as (
     select jsonb_agg(sample || jsonb_build_object('metric', rule.name) order by rule.rule_id, place) as samples
     from recorded
     join monitor.alert_rules as rule using (rule_id)
     cross join lateral jsonb_array_elements(recorded.samples) with ordinality as item (sample, place)
-    where rule.kind = 'recording' and recorded.error is null
+    where rule.kind = 'recording' and recorded.health = 'ok'
   )
-  select count(*), count(recorded.error), (select samples from sampled)
-  into v_recorded, v_failed, v_samples
-  from recorded;
+  select coalesce(array_agg(rule_id), '{}'), (select samples from sampled) into v_recorded, v_samples from recorded;
 
   if v_samples is not null then
     insert into monitor.metric_definitions (metric, category, unit, description, is_recorded)
@@ -107,13 +104,31 @@ begin
       group by 1
     )
     update monitor.rule_states as state
-    set health = 'err', last_error = format('%s samples could not be stored: %s', refused.samples, refused.reason)
+    set health = 'err', last_error = format('%s samples could not be stored: %s', refused.samples, refused.reason),
+        failing_since = coalesce(state.failing_since, p_now)
     from refused
     join monitor.alert_rules as rule on rule.kind = 'recording' and rule.name = refused.metric
     where state.rule_id = rule.rule_id and state.health = 'ok' and state.evaluated_at = p_now;
   end if;
+  -- Only now: before the samples were stored it was not known who had failed.
+  update monitor.rule_states
+  set failing_since = null
+  where rule_id = any (v_recorded) and health = 'ok' and failing_since is not null;
+
+  select count(*), coalesce(jsonb_agg(
+    jsonb_build_object('group', failed.group_name, 'rule', failed.name, 'error', failed.last_error)
+    order by failed.place) filter (where failed.place <= c_errors), '[]')
+  into v_failed, v_errors
+  from (
+    select rule.group_name, rule.name, state.last_error,
+      row_number() over (order by rule.group_name collate "C", rule.position, rule.rule_id) as place
+    from monitor.rule_states as state
+    join monitor.alert_rules as rule using (rule_id)
+    where state.rule_id = any (v_recorded) and state.health = 'err'
+  ) as failed;
   return jsonb_build_object(
-    'recorded', v_recorded, 'failed', v_failed, 'stale', jsonb_array_length(p_results) - v_recorded, 'samples', v_stored);
+    'recorded', cardinality(v_recorded), 'failed', v_failed, 'stale', jsonb_array_length(p_results) - cardinality(v_recorded),
+    'errors', v_errors, 'samples', v_stored);
 end;
 $$;
 
@@ -121,9 +136,10 @@ comment on function monitor.record_evaluation(jsonb, timestamptz) is
   'Stores what the rules evaluated at p_now came to, [{rule_id, revision, error, evaluation_seconds, instances?, samples?}], and the '
   'samples [{labels, value}] of recording rules under that time, all or nothing. revision is that of the state it was evaluated on: '
   'a result on top of another state, older than what is stored, or of a rule that is gone, is left out. One with an error, or with '
-  'more than 1,000 instances, which is one, leaves the instances as they are. One whose samples cannot be stored, or are of a metric that others write, has an error too. Returns {recorded, failed, stale, samples: as '
-  'monitor.record_samples}; failed ones are recorded too. Errors: 22023 when an argument is missing or no array, and those of '
-  'monitor.record_samples.';
+  'more than 1,000 instances, which is one, leaves the instances as they are. One whose samples cannot be stored, or are of a metric '
+  'that others write, has an error too. Returns {recorded, failed, stale, errors: [{group, rule, error}], samples: as '
+  'monitor.record_samples}; failed ones are recorded too, and errors are those of the first 20 of them. Errors: 22023 when an argument '
+  'is missing or no array, and those of monitor.record_samples.';
 
 revoke all on all functions in schema monitor from public;
 grant execute on function

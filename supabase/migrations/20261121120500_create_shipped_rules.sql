@@ -78,10 +78,12 @@ select monitor.save_rules($rules$
           "team": "platform"
         },
         "annotations": {
+          "pgvigil_mode": "shadow",
           "summary": "Data processing is stuck",
           "description": "Nothing has been processed for an hour, or the processing has sent no sample at all."
         },
-        "severity": "critical"
+        "severity": "critical",
+        "mode": "shadow"
       }
     ]
   },

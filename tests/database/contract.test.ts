@@ -51,6 +51,7 @@ import {
   RulePlaceRow,
   type RuleResult,
   RuleStateRow,
+  SavedRules,
 } from "../../shared/contract/rules.ts";
 import { RUN_STATES } from "../../shared/contract/health-facts.ts";
 import { it, type Query, rpc } from "./database.ts";
@@ -183,7 +184,9 @@ describe("the contract of rules", () => {
     await query("delete from monitor.alert_rules");
     await query("delete from monitor.rule_groups");
     const groups = [{ name: "queue", interval_seconds: 30, rules: RULES }];
-    await rpc(query, "save_rules", { p_groups: groups });
+    const saved = await rpc(query, "save_rules", { p_groups: groups });
+    expectExactly(SavedRules, saved);
+    expect(SavedRules.parse(saved)).toMatchObject({ inserted: 2 });
   };
   const PARSED = [
     {
@@ -236,7 +239,7 @@ describe("the contract of rules", () => {
     };
     const due = await plan(NOON);
     expect(due).toEqual(PARSED.map((rule) => ({
-      ...{ ruleId: expect.any(Number), groupName: "queue", rule },
+      ...{ ruleId: expect.any(Number), groupName: "queue", rule, refusal: null },
       ...{ isEnabled: true, state: NEW_STATE },
     })));
     const [alerting, recording] = due.map(({ ruleId, state }): RuleResult => ({
@@ -251,7 +254,10 @@ describe("the contract of rules", () => {
       p_now: iso(NOON),
     });
     expectExactly(RecordedEvaluation, answer);
-    expect(parseEvaluationRecord(answer)).toMatchObject({ recorded: 2, failed: 1, stale: 0 });
+    expect(parseEvaluationRecord(answer)).toMatchObject({
+      ...{ recorded: 2, failed: 1, stale: 0 },
+      errors: [{ group: "queue", rule: "job:queue_depth:sum", error: "1:2: no" }],
+    });
     const common = { revision: 1, evaluatedAt: NOON, evaluationSeconds: 0.5 };
     expect((await plan(NOON + MINUTE)).map(({ state }) => state)).toEqual([
       { ...common, instances: [INSTANCE], health: "ok", lastError: null },
@@ -628,6 +634,11 @@ describe("the contract of health", () => {
       expectExactly(HealthFactsRow, answer);
       expectExactly(HealthFactsRow.shape.metrics, answer.metrics);
       expectExactly(HealthFactsRow.shape.storage, answer.storage);
+      expectExactly(HealthFactsRow.shape.rules, answer.rules);
+      const { first_failure } = answer.rules as { first_failure: unknown };
+      if (first_failure !== null) {
+        expectExactly(HealthFactsRow.shape.rules.shape.first_failure.unwrap(), first_failure);
+      }
       expectExactly(HealthFactsRow.shape.scheduler.unwrap(), answer.scheduler);
       for (const job of Object.values(answer.jobs!)) {
         expectExactly(HealthFactsRow.shape.jobs.element, job);
@@ -644,7 +655,13 @@ describe("the contract of health", () => {
     await addSeries(query, await addMetric(query), [[NOON, 1]]);
     await addRun(query, { state: "failed", reason: "HTTP 401" });
     await query("update monitor.job_schedules set last_succeeded_at = $1", [iso(NOON - MINUTE)]);
+    await query(
+      `update monitor.rule_states set health = 'err', last_error = 'no', failing_since = $1, evaluated_at = $1,
+       evaluation_seconds = 0 where rule_id = (select min(rule_id) from monitor.alert_rules where mode = 'live')`,
+      [iso(NOON - 11 * MINUTE)],
+    );
     expect(await facts()).toMatchObject({
+      rules: { failingCount: 1, firstFailure: { name: expect.any(String), error: "no" } },
       scheduler: { watchedAt: new Date(NOON - MINUTE), isInstalled: true },
       metrics: { newestSampleAt: new Date(NOON) },
       jobs: [

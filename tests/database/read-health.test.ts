@@ -16,6 +16,11 @@ interface Facts {
     days_ahead: number;
     contended_retention: string[];
   };
+  rules: {
+    live_count: number;
+    failing_count: number;
+    first_failure: { name: string; error: string } | null;
+  };
 }
 
 const read = (query: Query, at = NOON) => rpc<Facts>(query, "read_health", { p_now: iso(at) });
@@ -60,6 +65,7 @@ describe("monitor.read_health()", () => {
         days_ahead: expect.any(Number),
         contended_retention: [],
       },
+      rules: { live_count: expect.any(Number), failing_count: 0, first_failure: null },
     });
   });
 
@@ -207,6 +213,33 @@ describe("monitor.read_health()", () => {
     expect(await shed()).toEqual({ at: "2026-03-03T12:00:00.001+00:00", detail: "a day" });
     await add("metric_chunks", 2 * DAY, { shed_days: 7 }, null);
     expect(await shed()).toEqual({ at: "2026-03-08T12:00:00+00:00", detail: null });
+  });
+
+  it("counts the live rules that have failed for more than 10 minutes, and names the first", async ({ query }) => {
+    await query("delete from monitor.alert_rules");
+    const rules = ["a", "b", "c"].map((name) => ({ kind: "alerting", name, expr: "1" }));
+    await rpc(query, "save_rules", { p_groups: [{ name: "test", rules }] });
+    const fail = (name: string, minute: number, error = `${name} is broken`) =>
+      query(
+        `update monitor.rule_states as state
+         set health = 'err', last_error = $2, failing_since = $3, evaluated_at = $4, evaluation_seconds = 0
+         from monitor.alert_rules as rule where rule.rule_id = state.rule_id and rule.name = $1`,
+        [name, error, iso(NOON - minute * MINUTE), iso(NOON)],
+      );
+    const facts = async (at = NOON) => (await read(query, at)).rules;
+    await fail("b", 10);
+    await fail("c", 20, "x".repeat(501));
+    const c = { name: "c", error: "x".repeat(500) };
+    expect(await facts()).toEqual({ live_count: 3, failing_count: 1, first_failure: c });
+    const b = { name: "b", error: "b is broken" };
+    expect(await facts(NOON + 1)).toEqual({ live_count: 3, failing_count: 2, first_failure: b });
+
+    await query("update monitor.alert_rules set mode = 'shadow' where name = 'b'");
+    expect(await facts(NOON + 1)).toEqual({ live_count: 2, failing_count: 1, first_failure: c });
+    await query("update monitor.alert_rules set enabled = false where name = 'c'");
+    expect(await facts(NOON + 1)).toEqual({ live_count: 1, failing_count: 0, first_failure: null });
+    await query("delete from monitor.alert_rules");
+    expect(await facts()).toEqual({ live_count: 0, failing_count: 0, first_failure: null });
   });
 
   it("shows sizes that are those of the database", async ({ query, asOwner }) => {

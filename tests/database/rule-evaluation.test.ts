@@ -62,7 +62,7 @@ describe("monitor.plan_evaluation()", () => {
       ...alerting({ for_seconds: 120, labels: { team: "ops" } }),
       ...{ rule_id: expect.any(Number), group_name: "a test", interval_seconds: 30 },
       ...{ keep_firing_for_seconds: 0, annotations: {}, no_data_policy: "keep" },
-      ...{ severity: "warning", runbook_url: null, mode: "live", enabled: true },
+      ...{ severity: "warning", runbook_url: null, mode: "live", enabled: true, refusal: null },
       state: {
         ...{ revision: 0, instances: [], health: "unknown", last_error: null },
         ...{ evaluated_at: null, evaluation_seconds: null },
@@ -159,7 +159,7 @@ describe("monitor.record_evaluation()", () => {
     const answer = await record(query, [
       result(rule!, { instances: FIRING, evaluation_seconds: 0.25 }),
     ]);
-    expect(answer).toEqual({ recorded: 1, failed: 0, stale: 0, samples: NO_SAMPLES });
+    expect(answer).toEqual({ recorded: 1, failed: 0, stale: 0, errors: [], samples: NO_SAMPLES });
     expect((await plan(query, NOON + MINUTE))[0]!.state).toEqual({
       ...{ revision: 1, instances: FIRING, health: "ok", last_error: null },
       ...{ evaluated_at: NOON, evaluation_seconds: 0.25 },
@@ -178,7 +178,13 @@ describe("monitor.record_evaluation()", () => {
       result(rules[1]!, { instances: [] }),
       result(rules[2]!, { error: "x".repeat(2001), samples: [{ labels: {}, value: 1 }] }),
     ], NOON + MINUTE);
-    expect(answer).toEqual({ recorded: 3, failed: 2, stale: 0, samples: NO_SAMPLES });
+    expect(answer).toEqual({
+      ...{ recorded: 3, failed: 2, stale: 0, samples: NO_SAMPLES },
+      errors: [
+        { group: "a test", rule: "a", error },
+        { group: "a test", rule: recording().name, error: "x".repeat(2000) },
+      ],
+    });
     expect(await readStates(query)).toEqual([
       { name: "a", health: "err", last_error: error, instances: FIRING, at: NOON + MINUTE },
       { name: "b", health: "ok", last_error: null, instances: [], at: NOON + MINUTE },
@@ -220,7 +226,7 @@ describe("monitor.record_evaluation()", () => {
     );
     await query("delete from monitor.alert_rules where kind = 'recording'");
     expect(await record(query, results)).toEqual({
-      ...{ recorded: 1, failed: 0, stale: 1 },
+      ...{ recorded: 1, failed: 0, stale: 1, errors: [] },
       samples: NO_SAMPLES,
     });
     expect(await readStates(query)).toMatchObject([{ name: alerting().name, health: "ok" }]);
@@ -359,17 +365,27 @@ describe("monitor.record_evaluation()", () => {
   });
 
   it("writes into no metric that is measured or sent", async ({ query }) => {
-    const names = [await addMetric(query), await addMetric(query, { is_ingestible: true })];
+    const names = ["taken_by_a_collector", "taken_by_a_sender"];
     await setUp(query, [...names.map((name) => recording({ name })), recording()]);
     const samples = [{ labels: {}, value: 1 }];
     const results = (await plan(query)).map((rule) => result(rule, { samples }));
-    expect(await record(query, results)).toMatchObject({ failed: 2, samples: { inserted: 1 } });
+    for (const [index, metric] of names.entries()) {
+      await addMetric(query, { metric, is_ingestible: index === 1 });
+    }
+    const errorOf = (name: string) =>
+      `${name} is measured or sent: record under a name that nobody else writes`;
+    expect(await record(query, results)).toMatchObject({
+      ...{ failed: 2, samples: { inserted: 1 } },
+      errors: names.map((rule) => ({ group: "a test", rule, error: errorOf(rule) })),
+    });
     expect(await readStates(query)).toMatchObject([
-      ...names.map((name) => ({
-        health: "err",
-        last_error: `${name} is measured or sent: record under a name that nobody else writes`,
-      })),
+      ...names.map((name) => ({ health: "err", last_error: errorOf(name) })),
       { health: "ok" },
+    ]);
+    // From then on the plan says so.
+    expect((await plan(query, NOON + MINUTE)).map(({ refusal }) => refusal)).toEqual([
+      ...names.map(errorOf),
+      null,
     ]);
     for (const name of names) expect(await readSamples(query, name)).toEqual([]);
   });
@@ -398,7 +414,11 @@ describe("monitor.record_evaluation()", () => {
     const answer = await record(query, [result(rule!, { samples })], at);
     expect(answer).toMatchObject({
       recorded: 1,
-      failed: 0,
+      failed: 1,
+      errors: [{
+        rule: recording().name,
+        error: expect.stringMatching(/^2 samples could not be stored: ./),
+      }],
       samples: {
         inserted: 1,
         rejected: [
@@ -428,6 +448,44 @@ describe("monitor.record_evaluation()", () => {
     const again = await plan(query, NOON + MINUTE);
     await record(query, again.map((rule) => result(rule, { samples })), NOON + MINUTE);
     expect(await readStates(query)).toMatchObject(range(3).map(() => ({ health: "ok" })));
+  });
+
+  it("knows since when a rule fails, whether its evaluation or its samples fail, until it does not", async ({ query }) => {
+    await setUp(query, [recording()]);
+    const evaluate = async (minute: number, more: object) => {
+      const at = NOON + minute * MINUTE;
+      await record(query, (await plan(query, at)).map((rule) => result(rule, more)), at);
+      const { rows } = await query<{ since: number | null }>(
+        "select (monitor.epoch_ms(failing_since)::float8 - $1) / 60000 as since from monitor.rule_states",
+        [NOON],
+      );
+      return rows[0]!.since;
+    };
+    const rejected = { samples: [{ labels: { job: "" }, value: 1 }] };
+    expect(await evaluate(0, {})).toBeNull();
+    expect(await evaluate(1, { error: "no" })).toBe(1);
+    expect(await evaluate(2, rejected)).toBe(1);
+    expect(await evaluate(3, { error: "no" })).toBe(1);
+    expect(await evaluate(4, {})).toBeNull();
+    expect(await evaluate(5, rejected)).toBe(5);
+    expect(await evaluate(6, rejected)).toBe(5);
+  });
+
+  it("tells the errors of 20 rules, in order, and counts them all", async ({ query }) => {
+    const names = range(21).map((n) => `r${n}`);
+    await setUp(query, names.map((name) => alerting({ name })));
+    const fail = async (count: number, at: number) => {
+      const rules = await plan(query, at);
+      const results = rules.map((rule, index) =>
+        result(rule, index < count ? { error: "no" } : {})
+      );
+      return await record(query, results, at) as { failed: number; errors: { rule: string }[] };
+    };
+    for (const count of [20, 21]) {
+      const { failed, errors } = await fail(count, NOON + count * MINUTE);
+      expect(failed).toBe(count);
+      expect(errors.map(({ rule }) => rule)).toEqual(names.slice(0, 20));
+    }
   });
 
   it("takes no samples of alerting rules", async ({ query }) => {

@@ -4,13 +4,14 @@ import { parseRuleFile } from "../../shared/alerting/rule-file.ts";
 import { labelsOf } from "../../shared/alerting/rule.ts";
 import { parseRuleGroups } from "../../shared/contract/rules.ts";
 import { it, type Query, queryOf, rpc } from "./database.ts";
-import { addAdmin, addUser, iso, MINUTE, NOON, range } from "./seeds.ts";
+import { addAdmin, addMetric, addUser, iso, MINUTE, NOON, range } from "./seeds.ts";
 
 interface Counts {
   inserted: number;
   updated: number;
   unchanged: number;
   deleted: number;
+  unlisted: number;
 }
 
 interface StoredRule extends Record<string, unknown> {
@@ -47,7 +48,7 @@ const save = (query: Query, groups: unknown, replace = false, at = NOON) =>
   rpc<Counts>(query, "save_rules", { p_groups: groups, p_replace: replace, p_now: iso(at) });
 
 const counts = (more: Partial<Counts>): Counts => ({
-  ...{ inserted: 0, updated: 0, unchanged: 0, deleted: 0 },
+  ...{ inserted: 0, updated: 0, unchanged: 0, deleted: 0, unlisted: 0 },
   ...more,
 });
 
@@ -61,7 +62,7 @@ const namesOf = (rules: readonly StoredRule[]) => rules.map(({ name }) => name);
 const evaluate = (query: Query) =>
   query(
     `update monitor.rule_states as state
-     set revision = 7, instances = '[{"labels": {}}]', health = 'ok', evaluated_at = $1, evaluation_seconds = 0.1
+     set revision = 7, instances = '[{"labels": {}}]', failing_since = $1, health = 'ok', evaluated_at = $1, evaluation_seconds = 0.1
      from monitor.alert_rules as rule
      where rule.rule_id = state.rule_id and rule.group_name = 'a test'`,
     [iso(NOON)],
@@ -146,7 +147,7 @@ describe("monitor.save_rules()", () => {
     const named = (...names: string[]) => names.map((name) => alerting({ name }));
     await save(query, [group(named("b", "a", "c"))]);
     expect(await save(query, [group(named("d", "c", "e"))])).toEqual(
-      counts({ inserted: 2, unchanged: 1 }),
+      counts({ inserted: 2, unchanged: 1, unlisted: 2 }),
     );
     expect(namesOf(await readRules(query))).toEqual(["b", "a", "c", "d", "e"]);
   });
@@ -163,6 +164,56 @@ describe("monitor.save_rules()", () => {
     expect(await save(query, [group([])], true)).toEqual(counts({ deleted: 3 }));
     expect(await readGroup(query)).toBeUndefined();
   });
+
+  it("counts the rules of all given groups that it leaves alone, in a dry run too", async ({ query }) => {
+    const named = (...names: string[]) => names.map((name) => alerting({ name }));
+    const both = (...names: string[]) => [
+      group(named(...names)),
+      group(named(...names), { name: "another test" }),
+    ];
+    await save(query, [...both("a", "b", "c"), group(named("a"), { name: "a third test" })]);
+    for (const p_dry_run of [true, false]) {
+      expect(await rpc(query, "save_rules", { p_groups: both("a", "d"), p_dry_run }))
+        .toEqual(counts({ inserted: 2, unchanged: 2, unlisted: 4 }));
+    }
+    expect(await save(query, [group([])])).toEqual(counts({ unlisted: 4 }));
+  });
+
+  it("switches a rule on or off only when told to", async ({ query }) => {
+    const isEnabled = async () => (await readRules(query)).map(({ enabled }) => enabled);
+    await save(query, [group([alerting({ enabled: false })])]);
+    for (const replace of [false, true]) {
+      expect(await save(query, [group([alerting()])], replace)).toEqual(counts({ unchanged: 1 }));
+      expect(await isEnabled()).toEqual([false]);
+    }
+    await save(query, [group([alerting({ enabled: null, expr: "1" })])]);
+    expect(await isEnabled()).toEqual([false]);
+    await save(query, [group([alerting({ enabled: true })])]);
+    expect(await isEnabled()).toEqual([true]);
+    await save(query, [group([alerting({ expr: "1" }), alerting({ name: "new" })])]);
+    expect(await isEnabled()).toEqual([true, true]);
+  });
+
+  it.for([[false], [true]])(
+    "refuses to record a metric that others write, when dry is %s, and names it",
+    async ([p_dry_run], { query }) => {
+      const [measured, recorded] = [
+        await addMetric(query),
+        await addMetric(query, { is_recorded: true }),
+      ];
+      const trySave = (rule: object) =>
+        rpc(query, "save_rules", { p_groups: [group([alerting(), rule])], p_dry_run });
+      await expect(trySave(recording({ name: measured }))).rejects.toMatchObject({
+        code: "22023",
+        message:
+          `rule 2 of group "a test": ${measured} is measured or sent: record under a name that nobody else writes`,
+      });
+      expect(await readGroup(query)).toBeUndefined();
+      for (const rule of [recording({ name: recorded }), alerting({ name: measured })]) {
+        expect(await trySave(rule)).toMatchObject({ inserted: expect.any(Number) });
+      }
+    },
+  );
 
   it("keeps the interval of a group unless it is given, or the group replaced", async ({ query }) => {
     const interval = async () => (await readGroup(query))?.interval_seconds;
@@ -204,12 +255,12 @@ describe("monitor.save_rules()", () => {
     await evaluate(query);
     const states = () =>
       query(
-        "select revision::int from monitor.rule_states join monitor.alert_rules using (rule_id) where group_name = 'a test'",
+        "select revision::int, failing_since is not null as is_failing from monitor.rule_states join monitor.alert_rules using (rule_id) where group_name = 'a test'",
       );
     await query("update monitor.alert_rules set labels = labels where group_name = 'a test'");
-    expect((await states()).rows).toEqual([{ revision: 7 }]);
+    expect((await states()).rows).toEqual([{ revision: 7, is_failing: true }]);
     await query(`update monitor.alert_rules set labels = '{"a": "b"}' where group_name = 'a test'`);
-    expect((await states()).rows).toEqual([{ revision: 8 }]);
+    expect((await states()).rows).toEqual([{ revision: 8, is_failing: false }]);
     const all = async () => (await query("select from monitor.rule_states")).rowCount;
     const before = await all();
     await query("delete from monitor.alert_rules where group_name = 'a test'");
@@ -496,6 +547,11 @@ describe("the shipped rules", () => {
       stored,
       "Who has them already gets a change of the rule files by a new migration: select monitor.save_rules(...)",
     ).toEqual(written);
+  });
+
+  it("are live, but for the one that fires where its platform does not exist", async ({ query }) => {
+    const { rows } = await query("select name from monitor.alert_rules where mode <> 'live'");
+    expect(rows).toEqual([{ name: "DataProcessingStuck" }]);
   });
 
   it("are all switched on", async ({ query }) => {

@@ -1,6 +1,11 @@
 import { describe, expect } from "vitest";
 import { parseRuleFile, printRuleFile } from "../../shared/alerting/rule-file.ts";
-import { readRules, saveRules } from "../../scripts/rules/stored-rules.ts";
+import {
+  deleteRules,
+  readRules,
+  saveRules,
+  switchRules,
+} from "../../scripts/rules/stored-rules.ts";
 import { it } from "./database.ts";
 
 const ADDING = { isReplacing: false, isDry: false };
@@ -28,7 +33,7 @@ describe("saveRules() and readRules()", () => {
     const would = await saveRules(query, groups, { ...ADDING, isDry: true });
     const counts = await saveRules(query, groups, ADDING);
     expect(would).toEqual(counts);
-    expect(counts).toEqual({ inserted: 2, updated: 0, unchanged: 0, deleted: 0 });
+    expect(counts).toEqual({ inserted: 2, updated: 0, unchanged: 0, deleted: 0, unlisted: 0 });
     expect(await saveRules(query, groups, ADDING)).toMatchObject({ unchanged: 2 });
 
     const stored = (await readRules(query)).groups.filter(({ name }) => name === "made up");
@@ -46,10 +51,43 @@ describe("saveRules() and readRules()", () => {
     await query("update monitor.alert_rules set enabled = false where name = 'High'");
     expect((await readRules(query)).disabled).toEqual(["High"]);
     const one = [{ ...group!, rules: group!.rules.slice(1) }];
-    expect(await saveRules(query, one, ADDING)).toMatchObject({ unchanged: 1, deleted: 0 });
+    expect(await saveRules(query, one, ADDING)).toMatchObject({
+      unchanged: 1,
+      deleted: 0,
+      unlisted: 1,
+    });
     expect(await saveRules(query, one, { isReplacing: true, isDry: false })).toMatchObject({
       inserted: 0,
       deleted: 1,
+      unlisted: 0,
     });
+  });
+});
+
+describe("switchRules() and deleteRules()", () => {
+  const OFF = { group: "made up", name: undefined, isEnabled: false };
+
+  it("switch a group or one of its rules, which saving it again leaves as it is", async ({ query }) => {
+    const groups = parseRuleFile(FILE);
+    await saveRules(query, groups, ADDING);
+    expect(await switchRules(query, { ...OFF, name: "High" })).toEqual({ found: 1, changed: 1 });
+    expect((await readRules(query)).disabled).toEqual(["High"]);
+    expect(await switchRules(query, OFF)).toEqual({ found: 2, changed: 1 });
+
+    expect(await saveRules(query, groups, ADDING)).toMatchObject({ unchanged: 2 });
+    expect((await readRules(query)).disabled).toEqual(["High", "job:x:sum"]);
+    expect(await switchRules(query, { ...OFF, isEnabled: true })).toEqual({ found: 2, changed: 2 });
+    expect((await readRules(query)).disabled).toEqual([]);
+  });
+
+  it("leave other groups alone, and say that there is no such rule", async ({ query }) => {
+    await saveRules(query, parseRuleFile(FILE), ADDING);
+    expect(await switchRules(query, { ...OFF, name: "QueueDepthHigh" }))
+      .toEqual({ found: 0, changed: 0 });
+    expect((await readRules(query)).disabled).toEqual([]);
+    const before = (await readRules(query)).groups.length;
+    expect(await deleteRules(query, "made up")).toBe(2);
+    expect(await deleteRules(query, "made up")).toBe(0);
+    expect((await readRules(query)).groups).toHaveLength(before - 1);
   });
 });

@@ -511,6 +511,7 @@ describe("health", () => {
       "database",
       "jobs",
       "metrics",
+      "rules",
       "scheduler",
       "storage",
     ]);

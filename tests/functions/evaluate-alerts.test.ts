@@ -48,7 +48,7 @@ const dueOf = (
   instances: readonly AlertInstance[] = [],
 ): PlannedRule[] =>
   rules.map((rule, index) => ({
-    ...{ ruleId: index + 1, groupName: "group", rule, isEnabled: true },
+    ...{ ruleId: index + 1, groupName: "group", rule, isEnabled: true, refusal: null },
     state: {
       ...{ revision: 7, instances, health: "ok", lastError: null },
       ...{ evaluatedAt: null, evaluationSeconds: null },
@@ -92,11 +92,15 @@ function sampleDeps(
       recorded.push([at, results]);
       const inserted = results.flatMap(({ samples }) => samples ?? []).length;
       const samples = { inserted, duplicates: 0, overflowed: 0, rejected: [] };
-      const failed = results.filter(({ error }) => error !== null).length;
+      const errors = results.flatMap(({ rule_id, error }) => {
+        const { groupName, rule } = due.find(({ ruleId }) => ruleId === rule_id)!;
+        return error === null ? [] : [{ group: groupName, rule: rule.name, error }];
+      });
       return Promise.resolve({
         recorded: results.length,
-        failed,
+        failed: errors.length,
         stale: 0,
+        errors,
         samples,
       });
     },
@@ -304,13 +308,46 @@ describe("evaluateAlerts()", () => {
     for (const [id, often] of times) expect(often, `rule ${id}`).toBeGreaterThanOrEqual(5);
   });
 
-  it("tells 20 errors one by one, and counts them all", async () => {
-    const rules = [HIGH, ...Array.from({ length: 21 }, () => alerting("sum("))];
-    const { deps } = sampleDeps(dueOf(rules), QUEUES);
-    const { result } = await evaluateAlerts(RUN, deps);
-    expect(result).toMatchObject({ evaluated: 1, failed: 21 });
-    expect((result as { errors: unknown[] }).errors).toHaveLength(20);
+  it("does not evaluate a rule that may not record, so that others do not see what it would", async () => {
+    const refusal = "recorded is measured or sent";
+    const later = alerting("recorded > 10", { name: "Later" });
+    const evaluate = async (reason: string | null) => {
+      const [first, second] = dueOf([recording("sum(queue_depth)"), later]) as [
+        PlannedRule,
+        PlannedRule,
+      ];
+      const { deps, recorded } = sampleDeps([{ ...first, refusal: reason }, second], [
+        ...QUEUES,
+        series({ __name__: "recorded" }, 1),
+      ]);
+      return { ...await evaluateAlerts(RUN, deps), recorded: recorded[0]![1] };
+    };
+    expect((await evaluate(null)).result).toMatchObject({ evaluated: 2, firing: 1 });
+    const { result, recorded } = await evaluate(refusal);
+    expect(result).toMatchObject({
+      ...{ evaluated: 1, failed: 1, firing: 0, recorded_samples: 0 },
+      errors: [{ group: "group", rule: "recorded", error: refusal }],
+    });
+    expect(recorded.find(({ rule_id }) => rule_id === 1)).toEqual({
+      ...{ rule_id: 1, revision: 7, error: refusal, evaluation_seconds: 0 },
+    });
   });
+
+  it.each([[1, "succeeded"], [2, "failed"]] as const)(
+    "counts what storing comes to: with %i of 2 failed there it has %s",
+    async (failed, kind) => {
+      const samples = { inserted: 1, duplicates: 0, overflowed: 0, rejected: [] };
+      const errors = [{ group: "group", rule: "High", error: "too many alerts" }];
+      const { deps } = sampleDeps(dueOf([HIGH, HIGH]), QUEUES, {
+        recordEvaluation: () => Promise.resolve({ recorded: 2, failed, stale: 0, errors, samples }),
+      });
+      expect(await evaluateAlerts(RUN, deps)).toMatchObject({
+        kind,
+        result: { evaluated: 2 - failed, failed, stale: 0, errors, recorded_samples: 1 },
+        ...(kind === "failed" && { reason: "no rule could be evaluated: too many alerts" }),
+      });
+    },
+  );
 
   it("has failed when no rule could be evaluated, and not when none was due", async () => {
     const broken = sampleDeps(dueOf([alerting("sum(")]));
@@ -356,7 +393,7 @@ describe("evaluateAlerts()", () => {
             overflowed: 0,
             rejected,
           };
-          return Promise.resolve({ recorded: 0, failed: 0, stale: 1, samples });
+          return Promise.resolve({ recorded: 0, failed: 0, stale: 1, errors: [], samples });
         },
       },
     );

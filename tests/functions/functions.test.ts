@@ -43,7 +43,7 @@ const sampleRuleRow = (changes: object) => ({
     mode: "live",
     enabled: true,
   },
-  ...{ group_name: "queue", interval_seconds: 60 },
+  ...{ group_name: "queue", interval_seconds: 60, refusal: null },
   state: {
     ...{ revision: 3, instances: [], health: "unknown", last_error: null },
     ...{ evaluated_at: null, evaluation_seconds: null },
@@ -88,10 +88,11 @@ const ANSWERS: Record<string, Answer> = {
   },
   record_evaluation: ({ p_results }) => {
     const results = p_results as { error: string | null }[];
+    const errors = results.flatMap(({ error }) =>
+      error === null ? [] : [{ group: "queue", rule: "Broken", error }]
+    );
     return {
-      recorded: results.length,
-      failed: results.filter(({ error }) => error !== null).length,
-      stale: 0,
+      ...{ recorded: results.length, failed: errors.length, stale: 0, errors },
       samples: { inserted: 0, duplicates: 0, overflowed: 0, rejected: [] },
     };
   },
@@ -122,7 +123,7 @@ const ANSWERS: Record<string, Answer> = {
   },
   save_rules: ({ p_groups }) => {
     const inserted = (p_groups as { rules: unknown[] }[]).flatMap(({ rules }) => rules).length;
-    return { inserted, updated: 0, unchanged: 0, deleted: 0 };
+    return { inserted, updated: 0, unchanged: 0, deleted: 0, unlisted: 0 };
   },
   read_health: () => sampleFactsRow(new Date()),
 };

@@ -21,7 +21,7 @@ const FILE = `groups:
       - record: queue:depth:max
         expr: max(queue_depth)
 `;
-const SAVED = { inserted: 2, updated: 0, unchanged: 0, deleted: 0 };
+const SAVED = { inserted: 2, updated: 0, unchanged: 0, deleted: 0, unlisted: 0 };
 
 function build(answer: Awaited<ReturnType<RuleStore["saveRules"]>> | Error = SAVED) {
   const saved: { groups: readonly RuleGroup[]; options: SaveOptions }[] = [];
@@ -139,6 +139,15 @@ describe("POST save-rules", () => {
     expect(saved).toEqual([]);
   });
 
+  it.each(["", "groups: []\n"])("refuses a file without groups: %j", async (text) => {
+    const { post, saved } = build();
+    expect(await post(text, "?replace=true")).toMatchObject({
+      status: 422,
+      body: problem("rules", { detail: "There are no groups in the file." }),
+    });
+    expect(saved).toEqual([]);
+  });
+
   it("says of all that is wrong where it is, and saves nothing", async () => {
     const { post, saved } = build();
     const { status, body } = await post(`groups:
@@ -208,7 +217,7 @@ describe("POST save-rules", () => {
   - { name: b, rules: [{ alert: Deep, expr: up }] }
 `);
     expect(body.warnings).toEqual([
-      "there is more than one rule Deep",
+      'rule Deep is in several groups: "a", "b"',
       'group "a": limit is not stored; every rule may have 1,000 alerts',
     ]);
   });

@@ -215,7 +215,7 @@ const CASES: [name: string, passes: boolean, test: string][] = [
   ["values that are none", false, test().replace("1x5 stale", "1y5")],
   ["an evaluation that fails", false, withInfo("1 1")],
   ["an evaluation that does not", true, withInfo("_ _")],
-  ["no such rule file", true, test().replace("r*.yaml", "none.yaml")],
+  ["a pattern of which there is no file", true, test().replace("r*.yaml", "none*.yaml")],
 ];
 
 describe("runTestFile()", () => {
@@ -233,6 +233,11 @@ describe("runTestFile()", () => {
       const { status, stdout, stderr } = promtool("test", "rules", path);
       expect([status === 0, stdout + stderr]).toEqual([passes, expect.anything()]);
     }
+  });
+
+  it("refuses a file that names a rule file that is not there", () => {
+    const path = write("test.yaml", test().replace("r*.yaml", "none.yaml"));
+    expect(() => runTestFile(path)).toThrow(`there is no file ${join(folder, "none.yaml")}`);
   });
 
   it("counts neighbouring floats as equal only where the file says so", () => {
@@ -435,22 +440,28 @@ describe("npm run rules", () => {
   it("checks files, and says what is wrong in which", () => {
     const good = write("good.yaml", RULES);
     const bad = write("bad.yaml", "groups:\n- name: g\n  rules:\n  - alert: A\n    expr: sum(\n");
-    const { status, stdout, stderr } = run(["check", bad, good, join(folder, "none.yaml")]);
+    const none = join(folder, "none.yaml");
+    const { status, stdout, stderr } = run(["check", bad, good, none, folder]);
     expect(stderr).toMatch(
       /bad\.yaml:5:\d+: group "g", rule 1, "A": could not parse expression: 1:\d+: parse error/,
     );
-    expect(stderr).toContain("none.yaml");
+    expect(stderr).toContain(`there is no file ${none}\n${folder} is a folder\n`);
     expect(stdout).toBe(`${good}: 5 rules\n`);
     expect(status).toBe(1);
   });
 
-  it("warns of rules that are there twice", () => {
-    const twice = write(
-      "twice.yaml",
-      "groups:\n- name: g\n  rules: [{alert: A, expr: up}, {alert: A, expr: down}]\n",
+  it("warns of rules that several files have, and of what is lost when they are saved", () => {
+    const one = write("one.yaml", "groups: [{name: g, rules: [{alert: A, expr: up}]}]\n");
+    const two = write(
+      "two.yaml",
+      "groups: [{name: h, interval: 30s, rules: [{alert: A, expr: down}]}]\n",
     );
-    const { status, stderr } = run(["check", twice]);
-    expect(stderr).toBe(`${twice}: warning: there is more than one rule A\n`);
+    const { status, stdout, stderr } = run(["check", one, two]);
+    expect(stdout).toBe(`${one}: 1 rule\n${two}: 1 rule\n`);
+    expect(stderr).toBe(
+      'warning: rule A is in several groups: "g", "h"\n' +
+        'warning: group "h": interval is no whole number of minutes; rules are evaluated once a minute\n',
+    );
     expect(status).toBe(0);
   });
 
@@ -467,14 +478,70 @@ describe("npm run rules", () => {
   });
 
   it.each([
-    [[], "One of check, test, import, export is needed. See --help."],
-    [["check"], "check needs a file."],
-    [["export", "a", "b"], "export writes one file."],
-    [["check", "a", "--replace"], "--replace and --dry-run go with import only."],
+    [[], /^One of check, test, import, .* is needed: npm run rules help tells what they do\.$/],
+    [["toString"], /^One of check, /],
+    [["check"], /^check needs a file\.$/],
+    [["export", "a", "b"], /^export writes one file\.$/],
+    [["disable"], /^disable needs a group, and at most one name\.$/],
+    [["enable", "a", "b", "c"], /^enable needs a group, and at most one name\.$/],
+    [["delete", "a", "b"], /^delete needs one group\.$/],
+    [["check", "a", "--replace"], /^--replace and --dry-run go with import only\.$/],
+    [["delete", "a", "--dry-run"], /^--replace and --dry-run go with import only\.$/],
+    [["export", "--db-url", "foo"], /^This is not a connection string: postgresql:\/\/\S+, /],
   ])("refuses %j", (args, message) => {
     const { status, stderr } = run(args);
-    expect([status, stderr.trim()]).toEqual([1, message]);
+    expect([status, stderr.trim()]).toEqual([1, expect.stringMatching(message)]);
   });
+
+  it.each([["help"], ["--help"], ["import", "-h"]])("tells how it is used: %s", (...args) => {
+    const { status, stdout } = run(args);
+    expect([status, stdout]).toEqual([0, expect.stringContaining("npm run rules -- check <file>")]);
+  });
+
+  it.each([
+    [["--dry-run", "FILE"], "--dry-run"],
+    [["FILE", "--replace"], "--replace"],
+    [["FILE", "--replace", "OTHER"], "--replace"],
+    [["FILE", "--db-url", "postgres://elsewhere/db"], "--db-url"],
+    [["FILE", "--db-url=postgres://elsewhere/db"], "--db-url"],
+    [["FILE", "--dry-run", "--replace"], "--dry-run and --replace"],
+  ])("does nothing when npm has taken an option away: import %j", (args, taken) => {
+    const file = write("rules.yaml", RULES);
+    const { status, stderr } = spawnSync(
+      "npm",
+      ["run", "rules", "import", ...args.map((arg) => arg.replace(/FILE|OTHER/, file))],
+      { encoding: "utf8", env: { ...process.env, DATABASE_URL: "postgres://localhost:1/none" } },
+    );
+    expect([status, stderr]).toEqual([
+      1,
+      expect.stringContaining(
+        `npm took ${taken} for its own; put -- before the options: npm run rules -- import …`,
+      ),
+    ]);
+  });
+
+  it("takes options behind --, through npm", () => {
+    const { status, stderr } = spawnSync(
+      "npm",
+      ["run", "rules", "--", "import", write("r.yaml", RULES), "--dry-run", "--replace"],
+      { encoding: "utf8", env: { ...process.env, DATABASE_URL: "postgres://localhost:1/none" } },
+    );
+    expect([status, stderr]).toEqual([1, expect.stringContaining("Nothing listens there.")]);
+  });
+
+  it.each([[[]], [["--replace"]], [["--dry-run"]]])(
+    "does not take a file without groups for one that deletes: %j",
+    (options) => {
+      const empty = write("empty.yaml", "groups: []\n");
+      const { status, stderr } = run(["import", empty, ...options], {
+        DATABASE_URL: "postgres://localhost:1/none",
+      });
+      expect([status, stderr]).toEqual([
+        1,
+        `There are no groups in ${empty}; nothing was changed.\n`,
+      ]);
+    },
+  );
 
   it("does not connect for a file that is wrong", () => {
     const bad = write("bad.yaml", "groups: 1\n");

@@ -3,6 +3,7 @@ import { describe, expect, it } from "vitest";
 import type { AlertingRule, RuleGroup } from "../../shared/alerting/rule.ts";
 import {
   findDuplicateRules,
+  findSavedTwins,
   parseRuleFile,
   printRuleFile,
 } from "../../shared/alerting/rule-file.ts";
@@ -122,6 +123,16 @@ describe("parseRuleFile()", () => {
     ["record and alert", withRule("record: a", "alert: B", "expr: up"), [
       `4:17: group "g", rule 1, "B": only one of 'record' and 'alert' must be set`,
     ]],
+    [
+      "a rule twice, the labels of its group counted",
+      "groups:\n- name: g\n  labels: {x: y}\n  rules:\n  - {alert: A, expr: up}\n  - {alert: B, expr: up}\n" +
+      "  - {alert: A, expr: down, labels: {x: y}}\n",
+      ['7:5: group "g", rule 3, "A": has the name and the labels of rule 1'],
+    ],
+    ["two rules without a name", "groups: [{name: g, rules: [{expr: up}, {expr: up}]}]\n", [
+      `1:28: group "g", rule 1, "": one of 'record' or 'alert' must be set`,
+      `1:40: group "g", rule 2, "": one of 'record' or 'alert' must be set`,
+    ]],
     ["neither", withRule("expr: up"), [
       `4:9: group "g", rule 1, "": one of 'record' or 'alert' must be set`,
     ]],
@@ -179,6 +190,13 @@ describe("parseRuleFile()", () => {
     ],
   ])("refuses %s, with its place", (_, yaml, problems) => {
     expect(problemsOf(yaml)).toEqual(problems);
+  });
+
+  it("takes rules of one name that differ in labels or kind", () => {
+    const [group] = parseRuleFile(
+      "groups: [{name: g, rules: [{alert: a, expr: up}, {alert: a, expr: up, labels: {x: y}}, {record: a, expr: up}]}]",
+    );
+    expect(group!.rules).toHaveLength(3);
   });
 
   it("says all that is wrong at once", () => {
@@ -239,15 +257,74 @@ describe("printRuleFile()", () => {
 });
 
 describe("findDuplicateRules()", () => {
-  it("names rules with the same name and labels, also across groups", () => {
+  it("names rules with the same kind, name and labels in several groups", () => {
     const groups = parseRuleFile(`groups:
-- {name: a, labels: {x: "1"}, rules: [{alert: A, expr: up}, {alert: B, expr: up}]}
-- {name: b, rules: [{alert: A, expr: down, labels: {x: "1"}}, {alert: B, expr: up}]}`);
-    expect(findDuplicateRules(groups)).toEqual(['A{x="1"}']);
+- {name: a, labels: {x: "1"}, rules: [{alert: A, expr: up}, {alert: B, expr: up}, {alert: c, expr: up}]}
+- {name: b, rules: [{alert: A, expr: down, labels: {x: "1"}}, {alert: B, expr: up}]}
+- {name: c, rules: [{record: c, expr: up, labels: {x: "1"}}]}`);
+    expect(findDuplicateRules(groups)).toEqual(['rule A{x="1"} is in several groups: "a", "b"']);
+  });
+});
+
+describe("findSavedTwins()", () => {
+  const group = (name: string, ...alerts: string[]) => ({
+    name,
+    rules: parseRuleFile(
+      `groups: [{name: g, rules: [${alerts.map((alert) => `{alert: ${alert}, expr: up}`)}]}]`,
+    )[0]!.rules,
+  });
+  const ADDING = { isReplacing: false };
+  const REPLACING = { isReplacing: true };
+
+  it("names a rule that stays saved in a group that is not in the files", () => {
+    const saved = [group("old", "A", "B"), group("other", "A"), group("far", "C")];
+    for (const options of [ADDING, REPLACING]) {
+      expect(findSavedTwins([group("new", "A")], saved, options)).toEqual([
+        'rule A is saved in another group as well: "old", "other"',
+      ]);
+    }
+  });
+
+  it("says nothing of the rule itself, nor of what the files have twice", () => {
+    const files = [group("a", "A"), group("b", "A")];
+    expect(findSavedTwins(files, files, ADDING)).toEqual([]);
+    expect(findSavedTwins([files[0]!], [files[0]!], ADDING)).toEqual([]);
+  });
+
+  it("counts a rule that has moved to another group only while the old one stays", () => {
+    const files = [group("from", "B"), group("to", "A")];
+    const saved = [group("from", "A", "B")];
+    expect(findSavedTwins(files, saved, ADDING)).toHaveLength(1);
+    expect(findSavedTwins(files, saved, REPLACING)).toEqual([]);
+  });
+});
+
+describe("findUnsaved()", () => {
+  it.each([
+    ["1m", undefined],
+    ["2h", undefined],
+    ["59s", "rules are evaluated once a minute"],
+    ["61s", "rules are evaluated on the minute, 1 or 2 minutes apart"],
+    ["2m30s", "rules are evaluated on the minute, 2 or 3 minutes apart"],
+  ])("says how often an interval of %s is evaluated", (interval, said) => {
+    const groups = parseRuleFile(`groups: [{name: g, interval: ${interval}, rules: []}]`);
+    expect(findUnsaved(groups)).toEqual(
+      said ? [`group "g": interval is no whole number of minutes; ${said}`] : [],
+    );
   });
 });
 
 describe("toSavedGroups()", () => {
+  it.each([["0s", undefined], ["1ms", 1], ["60s", 60], ["60s1ms", 61]])(
+    "saves an interval of %s as whole seconds",
+    (interval, seconds) => {
+      const groups = parseRuleFile(`groups: [{name: g, interval: ${interval}, rules: []}]`);
+      expect(toSavedGroups(groups)).toEqual([
+        { name: "g", rules: [], ...(seconds && { interval_seconds: seconds }) },
+      ]);
+    },
+  );
+
   it("gives each rule the labels of its group, and says what is lost", () => {
     const groups = parseRuleFile(ONE);
     expect(toSavedGroups(groups)).toEqual([{
@@ -271,6 +348,7 @@ describe("toSavedGroups()", () => {
     expect(findUnsaved(groups)).toEqual([
       expect.stringContaining("limit"),
       expect.stringContaining("query_offset"),
+      expect.stringContaining("interval"),
     ]);
   });
 });

@@ -78,6 +78,13 @@ describe("toHealthReport()", () => {
           database_bytes: 10_000_000,
           monitor_bytes: 1_000_000,
         },
+        rules: {
+          status: "healthy",
+          reason: "none of 23 rules fails",
+          observed_at: NOON.toISOString(),
+          age_seconds: 1.234,
+          failing_count: 0,
+        },
       },
       duration: 0.002,
     });
@@ -87,7 +94,7 @@ describe("toHealthReport()", () => {
     const { components } = toHealthReport(failed, NOON, 0) as {
       components: Record<string, object>;
     };
-    for (const name of ["database", "scheduler", "metrics", "storage"]) {
+    for (const name of ["database", "scheduler", "metrics", "storage", "rules"]) {
       expect(components[name]).toEqual(
         expect.objectContaining({ status: expect.any(String), reason: expect.stringMatching(/./) }),
       );
@@ -140,6 +147,13 @@ describe("toHealthJson()", () => {
           componentType: "datastore",
           observedValue: 1_000_000,
           observedUnit: "By",
+          status: "pass",
+          time: NOON.toISOString(),
+        }],
+        "rules:failing": [{
+          componentType: "component",
+          observedValue: 0,
+          observedUnit: "1",
           status: "pass",
           time: NOON.toISOString(),
         }],

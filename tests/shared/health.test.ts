@@ -54,7 +54,7 @@ describe("judgeHealth()", () => {
       reason: "no connection",
       responseSeconds: 2,
     });
-    for (const name of ["scheduler", "metrics", "storage"] as const) {
+    for (const name of ["scheduler", "metrics", "storage", "rules"] as const) {
       expect(components[name]).toMatchObject({ status: "unknown", ageSeconds: null });
     }
     expect(components.jobs).toEqual({});
@@ -287,6 +287,32 @@ describe("judgeHealth()", () => {
       ],
     ])("says %s", (_name, changes, reason) => {
       expect(judge({ storage: { ...storage, ...changes } }).components.storage.reason).toBe(reason);
+    });
+  });
+
+  describe("rules", () => {
+    const judgeRules = (failingCount: number) => {
+      const firstFailure = failingCount > 0 ? { name: "QueueDeep", error: "1:3: no" } : null;
+      const { overall, components } = judge({
+        rules: { liveCount: 3, failingCount, firstFailure },
+      });
+      expect(components.rules.status).toBe(overall);
+      return components.rules;
+    };
+
+    it("that all come to something are healthy", () => {
+      expect(judgeRules(0)).toMatchObject({
+        ...{ status: "healthy", reason: "none of 3 rules fails", failingCount: 0 },
+        ...{ observedAt: NOON, ageSeconds: 0 },
+      });
+    });
+
+    it.each([1, 3])("of which %i fail are degraded, and say which", (failingCount) => {
+      expect(judgeRules(failingCount)).toMatchObject({
+        status: "degraded",
+        reason: `${failingCount} of 3 rules fail: QueueDeep: 1:3: no`,
+        failingCount,
+      });
     });
   });
 

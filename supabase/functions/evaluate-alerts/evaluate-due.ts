@@ -92,17 +92,24 @@ export async function evaluateDue(
 
   const hasFailed = ({ state }: PlannedRule) =>
     state.health === "err" && state.lastError !== TIME_IS_UP;
-  const isReadable = ({ state }: PlannedRule) => state.instances !== null;
   const minute = Math.floor(run.scheduledAt.getTime() / 60_000);
-  const ordered = rotateGroups(due.filter(isReadable), minute);
+  const ordered = rotateGroups(due.filter((rule) => findRefusal(rule) === null), minute);
   const evaluated: EvaluatedRule[] = [];
   for (const rules of [ordered.filter((rule) => !hasFailed(rule)), ordered.filter(hasFailed)]) {
     if (rules.length > 0) evaluated.push(...await evaluate(rules));
   }
-  const unreadable = due.filter((rule) => !isReadable(rule)).map((rule) => ({
-    ...{ due: rule, outcome: toFailedOutcome(rule, UNREADABLE), seconds: 0 },
-  }));
-  return [...evaluated, ...unreadable];
+  const refused = due.flatMap((rule) => {
+    const reason = findRefusal(rule);
+    return reason === null
+      ? []
+      : [{ due: rule, outcome: toFailedOutcome(rule, reason), seconds: 0 }];
+  });
+  return [...evaluated, ...refused];
+}
+
+/** Why a rule is not evaluated, known before it is; what a refused one would record is not seen by others. */
+function findRefusal({ refusal, state }: PlannedRule): string | null {
+  return refusal ?? (state.instances === null ? UNREADABLE : null);
 }
 
 function toRuleWithState({ groupName, rule, state }: PlannedRule): RuleWithState {

@@ -20,9 +20,6 @@ export interface EvaluateDeps extends EvaluationStore, EvaluationDeps {}
  */
 export const RESULTS_LIMIT = 5_000_000;
 
-/** Most failed rules that are told one by one. */
-const ERRORS_LIMIT = 20;
-
 /**
  * Evaluates the rules that are due on the samples up to the minute of the run, and stores what they came to. A rule
  * that cannot be evaluated has its error stored and costs the others nothing; when none could be, the run has failed.
@@ -33,29 +30,26 @@ export async function evaluateAlerts(
 ): Promise<RunOutcome> {
   const due = await deps.planEvaluation(run.scheduledAt);
   const evaluated = refuseExcess(await evaluateDue(due, run, deps));
-  const { stale, samples } = await deps.recordEvaluation(
+  const { recorded, failed, stale, errors, samples } = await deps.recordEvaluation(
     run.scheduledAt,
     evaluated.map(toResult),
   );
 
-  const errors = evaluated.flatMap((
-    { due: { groupName, rule }, outcome: { error } },
-  ) => error === null ? [] : [{ group: groupName, rule: rule.name, error }]);
   const alerts = evaluated.flatMap(({ outcome }) => outcome.instances);
   const unstorable = evaluated.flatMap(({ outcome }) => outcome.samples)
     .filter(({ value }) => !Number.isFinite(value));
   const result = {
-    evaluated: evaluated.length - errors.length,
-    failed: errors.length,
+    evaluated: recorded - failed,
+    failed,
     /** Evaluated on what was no longer there, so that it was left out. */
     stale,
     pending: alerts.filter(({ state }) => state === "pending").length,
     firing: alerts.filter(({ state }) => state === "firing").length,
     recorded_samples: samples.inserted,
     rejected_samples: samples.rejected.length + unstorable.length,
-    errors: errors.slice(0, ERRORS_LIMIT),
+    errors,
   };
-  return errors.length > 0 && errors.length === evaluated.length
+  return failed > 0 && failed === evaluated.length
     ? {
       kind: "failed",
       reason: `no rule could be evaluated: ${errors[0]!.error}`,
@@ -73,8 +67,7 @@ function refuseExcess(evaluated: readonly EvaluatedRule[]): EvaluatedRule[] {
       total += size;
       return rule;
     }
-    const error =
-      `its alerts and samples are ${size} characters of JSON, and all rules ` +
+    const error = `its alerts and samples are ${size} characters of JSON, and all rules ` +
       `together may have ${RESULTS_LIMIT}: take matchers that leave fewer series, or shorter texts`;
     return { ...rule, outcome: toFailedOutcome(rule.due, error) };
   });

@@ -36,8 +36,9 @@ export async function readRules(request: Request): Promise<RulesToSave> {
     throw new Problem("media-type", `A rule file is one of ${MEDIA_TYPES.join(", ")}.`);
   }
   const { replace, dry_run } = readQuery(request, SaveQuery);
-  const text = decodeText(await readBytes(request.body, FILE_BYTES_LIMIT));
-  return { groups: parseRules(text), options: { isReplacing: replace, isDry: dry_run } };
+  const groups = parseRules(decodeText(await readBytes(request.body, FILE_BYTES_LIMIT)));
+  if (groups.length === 0) throw new Problem("rules", "There are no groups in the file.");
+  return { groups, options: { isReplacing: replace, isDry: dry_run } };
 }
 
 /** Saves rules, all or nothing, and says how many were what. @throws {Problem} 422 */
@@ -49,11 +50,7 @@ export async function saveRules(
   const saved = await deps.saveRules(groups, options);
   if ("refused" in saved) throw new Problem("rules", saved.refused);
   log.info("rules saved", { ...saved, is_dry_run: options.isDry, caller });
-  const duplicates = findDuplicateRules(groups);
-  const warnings = [
-    ...duplicates.map((name) => `there is more than one rule ${name}`),
-    ...findUnsaved(groups),
-  ];
+  const warnings = [...findDuplicateRules(groups), ...findUnsaved(groups)];
   return Response.json({ ...saved, warnings });
 }
 
