@@ -28,8 +28,6 @@ export default defineConfig({
         test: {
           name: "e2e",
           include: ["tests/{e2e,platform}/**/*.test.ts"],
-          // Each file has a stack of its own: several at once would only slow each other down.
-          fileParallelism: false,
           testTimeout: 60_000,
           hookTimeout: 90_000,
         },

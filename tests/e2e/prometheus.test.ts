@@ -425,7 +425,7 @@ describe("save-rules", () => {
   it("saves the rules of a file, which the API then lists", async () => {
     expect(await save(withKey(), FILE)).toEqual({
       status: 200,
-      body: { inserted: 1, updated: 0, unchanged: 0, deleted: 0, warnings: [] },
+      body: { inserted: 1, updated: 0, unchanged: 0, deleted: 0, unlisted: 0, warnings: [] },
     });
     const { body } = await ask("rules", { "rule_name[]": "Deep" });
     expect(body.data.groups).toMatchObject([{
@@ -481,22 +481,23 @@ describe("save-rules", () => {
 
 describe("docs/rules.md", () => {
   const page = readFileSync(new URL("../../docs/rules.md", import.meta.url), "utf8");
-  const [, command] = /^```sh\n(curl [\s\S]*?)^```/m.exec(page)!;
+  const command = [...page.matchAll(/^```sh\n([\s\S]*?)^```/gm)].map(([, code]) => code!)
+    .find((code) => code.includes("curl"))!;
   const [, file] = /^```yaml\n([\s\S]*?)^```/m.exec(page)!;
 
-  it("has a command that does as it says", async () => {
+  it("has a command that does as it says, once its example is saved", async () => {
     const folder = await mkdtemp(join(tmpdir(), "pgvigil-rules-"));
-    try {
-      await writeFile(join(folder, "queue.rules.yaml"), file!);
-      const { stdout } = await promisify(execFile)("bash", ["-euo", "pipefail", "-c", command!], {
+    const run = async (code: string) =>
+      (await promisify(execFile)("bash", ["-euo", "pipefail", "-c", code], {
         cwd: folder,
-        env: {
-          PATH: process.env.PATH,
-          PGVIGIL_SAVE_RULES: `${stack.facts.functions_url}/save-rules`,
-          PGVIGIL_KEY: stack.facts.secret_key,
-        },
-      });
-      expect(`# ${stdout}`).toBe(command!.trimEnd().split("\n").at(-1));
+        env: { PATH: process.env.PATH },
+      })).stdout;
+    try {
+      await mkdir(join(folder, ".local"));
+      await writeFile(join(folder, ".local/stack.json"), JSON.stringify(stack.facts));
+      await writeFile(join(folder, "sessions.rules.yaml"), file!);
+      expect(await run(command.replace("?dry_run=true", ""))).toContain('"inserted":2');
+      expect(`# ${await run(command)}`).toBe(command.trimEnd().split("\n").at(-1));
     } finally {
       await rm(folder, { recursive: true, force: true });
     }
