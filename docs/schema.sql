@@ -2256,7 +2256,14 @@ CREATE OR REPLACE FUNCTION monitor.collect_incidents_and_alerts(p_at timestamp w
 AS $function$
   select
     monitor.sample('active_incidents', (select count(*) from monitor.incidents where resolved_at is null))
-    || monitor.sample('unresolved_alerts', (select count(*) from monitor.system_alerts where resolved_at is null))
+    || monitor.sample('unresolved_alerts', (
+      select count(*) from monitor.system_alerts where resolved_at is null
+    ) + (
+      select count(*)
+      from monitor.rule_states as evaluated
+      join monitor.alert_rules as rule using (rule_id)
+      cross join lateral jsonb_array_elements(evaluated.instances) as instance
+      where rule.enabled and rule.mode = 'live' and instance ->> 'state' = 'firing'))
     || monitor.sample('pgvigil_failing_rules', (
       select case when count(evaluated_at) > 0 then count(*) filter (where health = 'err') end from monitor.rule_states));
 $function$;

@@ -267,6 +267,14 @@ export function parseTemplate(
         expectClose("template clause");
         return { kind: "template", name, start: token.start, pipeline };
       }
+      case "block": {
+        index += 1;
+        const name = parseName("block clause");
+        const pipeline = parsePipeline("block clause");
+        expectClose("block clause");
+        parseDefinitionOf(name);
+        return { kind: "template", name, start: token.start, pipeline };
+      }
       case "define":
         index += 1;
         if (depth > 1) throw new TemplateError("unexpected {{define}}", token.start);
@@ -290,6 +298,10 @@ export function parseTemplate(
   function parseDefinition(): void {
     const name = parseName("define clause");
     expectClose("define clause");
+    parseDefinitionOf(name);
+  }
+
+  function parseDefinitionOf(name: string): void {
     const outer = variables;
     variables = ["$"];
     definitions.set(name, parseList(["end"]));

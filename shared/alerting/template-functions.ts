@@ -259,6 +259,31 @@ function indexInto(value: GoValue, key: GoValue): GoValue {
   return items instanceof Uint8Array ? BigInt(item as number) : item;
 }
 
+/** Of a string by bytes. */
+function sliceOf(value: GoValue, bounds: readonly GoValue[]): GoValue {
+  const items = typeof value === "string" ? new TextEncoder().encode(value) : value;
+  if (!Array.isArray(items) && !(items instanceof Uint8Array)) {
+    throw new Error(`can't slice item of type ${typeName(value)}`);
+  }
+  if (bounds.length > 3) throw new Error(`too many slice indexes: ${bounds.length}`);
+  if (bounds.length === 3 && items instanceof Uint8Array) {
+    throw new Error("cannot 3-index slice a string");
+  }
+  const [start = 0, end = items.length] = bounds.map((bound) => {
+    if (typeof bound !== "bigint") {
+      throw new Error(`cannot index slice/array with type ${typeName(bound)}`);
+    }
+    if (bound < 0n || bound > BigInt(items.length)) {
+      throw new Error(`index out of range: ${bound}`);
+    }
+    return Number(bound);
+  });
+  if (start > end) throw new Error(`invalid slice index: ${start} > ${end}`);
+  return items instanceof Uint8Array
+    ? new TextDecoder().decode(items.subarray(start, end))
+    : items.slice(start, end);
+}
+
 function lengthOf(value: GoValue): bigint {
   if (typeof value === "string") return BigInt(new TextEncoder().encode(value).length);
   if (value instanceof Map) return BigInt(value.size);
@@ -318,6 +343,11 @@ export const TEMPLATE_FUNCTIONS: ReadonlyMap<string, TemplateFunction> = new Map
       parameters: ["any"],
       rest: "any",
       call: ([value, ...keys]) => keys.reduce(indexInto, value),
+    },
+    slice: {
+      parameters: ["any"],
+      rest: "any",
+      call: ([value, ...bounds]) => sliceOf(value, bounds),
     },
     print: ofPrinted((text) => text),
     println: {

@@ -209,10 +209,14 @@ function judgeRules(
   const seen = { observedAt: now, ageSeconds, failingCount };
   if (firstFailure !== null) {
     const { name, error } = firstFailure;
-    const reason = `${failingCount} of ${liveCount} rules fail: ${name}: ${error}`;
+    const reason = `${failingCount} of ${liveCount} live rules fail: ${name}: ${error}`;
     return { status: "degraded", reason, ...seen };
   }
-  return { status: "healthy", reason: `none of ${liveCount} rules fails`, ...seen };
+  return {
+    status: "healthy",
+    reason: `none of ${liveCount} live rules has failed for long`,
+    ...seen,
+  };
 }
 
 /** Healthy up to the limit, unknown beyond it, and unknown if the time lies ahead of the clock. */

@@ -269,13 +269,21 @@ function renderAge({ metric, labels, time }: LatestSample, now: number): string 
   return `${AGE_METRIC}${renderLabels({ ...renameTaken(labels), metric })} ${formatValue(age)}\n`;
 }
 
-/** A label named `metric` gives way, as labels do in a scrape: to `exported_metric`. */
+/** Labels that a gauge which names others may not carry itself. */
+const TAKEN = ["metric", "le", "quantile"];
+
+/** A label that is taken gives way, as labels do in a scrape: `metric` to `exported_metric`. */
 function renameTaken(labels: Labels): Labels {
-  const { metric, ...rest } = labels;
-  if (metric === undefined) return labels;
-  let name = "exported_metric";
-  while (name in rest) name = `exported_${name}`;
-  return { ...rest, [name]: metric };
+  const renamed = { ...labels };
+  for (const taken of TAKEN) {
+    const value = renamed[taken];
+    if (value === undefined) continue;
+    delete renamed[taken];
+    let name = `exported_${taken}`;
+    while (name in renamed) name = `exported_${name}`;
+    renamed[name] = value;
+  }
+  return renamed;
 }
 
 function renderLabels(labels: Labels): string {

@@ -238,7 +238,7 @@ function childrenOf(node: SyntaxNode): SyntaxNode[] {
 
 class ExprReader {
   readonly #text: string;
-  /** Without the dots of numbers like `2.` and capitals like that of `0XF`, which the grammar does not know. Places stay the same. */
+  /** Numbers like `2.`, `0XF`, `0x_F` as the grammar knows them. Places and values stay the same. */
   readonly #source: string;
   /** A series is named, rather than selected: what matches everything is fine. */
   readonly #isName: boolean;
@@ -249,7 +249,10 @@ class ExprReader {
     this.#source = text.replace(
       TOKENS,
       (whole, digits?: string) => digits === undefined ? whole : `${digits} `,
-    ).replace(/(?<![\w.:])0X(?=[\da-fA-F])/g, "0x");
+    ).replace(
+      /(?<![\w.:])0[xX]((?:_?[\da-fA-F])+)(?!\w)/g,
+      (_whole, digits: string) => `0x${digits.replaceAll("_", "").padStart(digits.length, "0")}`,
+    );
   }
 
   read(): Expr {
@@ -872,8 +875,14 @@ class ExprReader {
 
 /** The tree, or where the first error is. */
 function parseStrictly(source: string): SyntaxNode | number {
+  const parse = strictParser.startParse(source);
   try {
-    return strictParser.parse(source).topNode;
+    for (;;) {
+      // The parser gives up a chain like `a or b or …` after 300 long links, as if it ended there; depth is checked above.
+      (parse as unknown as { bigReductionCount: number }).bigReductionCount = 0;
+      const tree = parse.advance();
+      if (tree !== null) return tree.topNode;
+    }
   } catch (error) {
     const at = error instanceof SyntaxError && /^No parse at (\d+)$/.exec(error.message);
     if (!at) throw error;

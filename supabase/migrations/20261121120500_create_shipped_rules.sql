@@ -271,8 +271,8 @@ select monitor.save_rules($rules$
       {
         "kind": "alerting",
         "name": "MetricsStale",
-        "expr": "absent_over_time(database_connections[10m])",
-        "for_seconds": 60,
+        "expr": "absent_over_time(database_connections[5m])",
+        "for_seconds": 300,
         "labels": {
           "severity": "critical",
           "team": "platform"

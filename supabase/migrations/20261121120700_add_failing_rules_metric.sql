@@ -1,4 +1,4 @@
--- Purpose:  rules that cannot be evaluated as a metric, so that they are seen and told.
+-- Purpose:  rules that cannot be evaluated as a metric, so that they are seen and told; alerts of rules among those that fire.
 -- Locks:    none on existing tables.
 -- Undo:     run collect_incidents_and_alerts of 20261121090800 again, as create or replace, with its comment, then
 --           register_collector as below. The definition stays, as do those of all metrics that have samples.
@@ -17,7 +17,14 @@ set search_path = ''
 as $$
   select
     monitor.sample('active_incidents', (select count(*) from monitor.incidents where resolved_at is null))
-    || monitor.sample('unresolved_alerts', (select count(*) from monitor.system_alerts where resolved_at is null))
+    || monitor.sample('unresolved_alerts', (
+      select count(*) from monitor.system_alerts where resolved_at is null
+    ) + (
+      select count(*)
+      from monitor.rule_states as evaluated
+      join monitor.alert_rules as rule using (rule_id)
+      cross join lateral jsonb_array_elements(evaluated.instances) as instance
+      where rule.enabled and rule.mode = 'live' and instance ->> 'state' = 'firing'))
     || monitor.sample('pgvigil_failing_rules', (
       select case when count(evaluated_at) > 0 then count(*) filter (where health = 'err') end from monitor.rule_states));
 $$;

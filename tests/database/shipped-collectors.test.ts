@@ -353,6 +353,30 @@ describe("monitor.collect_incidents_and_alerts()", () => {
     expect(await count()).toEqual({ active_incidents: 2, unresolved_alerts: 1 });
   });
 
+  it("counts alerts of rules that fire, of live rules that are switched on", async ({ query }) => {
+    await query(EVALUATED);
+    const rules = (changes: string) =>
+      query(`
+        update monitor.alert_rules set ${changes}
+        where rule_id = (select min(rule_id) from monitor.rule_states)`);
+    const fire = () =>
+      query(`
+        update monitor.rule_states
+        set instances = '[{"state": "firing"}, {"state": "pending"}, {"state": "firing"}]'
+        where rule_id = (select min(rule_id) from monitor.rule_states)`);
+    const count = async () =>
+      byName(await collect(query, "collect_incidents_and_alerts"))["unresolved_alerts"];
+    expect(await count()).toBe(0);
+    await rules("mode = 'live'");
+    await fire();
+    expect(await count()).toBe(2);
+    await rules("mode = 'shadow'");
+    expect(await count()).toBe(0);
+    await rules("mode = 'live', enabled = false");
+    await fire();
+    expect(await count()).toBe(0);
+  });
+
   it("counts rules whose last evaluation failed, once one was evaluated", async ({ query }) => {
     const count = async () =>
       byName(await collect(query, "collect_incidents_and_alerts"))["pgvigil_failing_rules"];

@@ -74,6 +74,8 @@ describe("expandTemplate()", () => {
     ['{{ with query "metric" }}{{ index . 1 | strvalue }}{{ end }}', "text"],
     ['{{ $x := query "metric" | first }}{{ $x.Labels.foo }}', ""],
     ['{{define "x"}}{{.arg0}} {{.arg1}}{{end}}{{template "x" (args 1 "2")}}', "1 2"],
+    ['{{block "b" "x"}}<{{.}}>{{end}}{{template "b" 2}}', "<x><2>"],
+    ['{{slice "abcd" 1}} {{slice "abcd" 1 3}} {{slice "äb" 2}}', "bcd bc b"],
     ['{{ "foo.example.com" | stripPort }}', "foo.example.com"],
     ['{{ "foo.example.com:12345" | stripPort }}', "foo.example.com"],
     ['{{ "192.0.2.1:12345" | stripPort }}', "192.0.2.1"],

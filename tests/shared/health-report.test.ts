@@ -80,7 +80,7 @@ describe("toHealthReport()", () => {
         },
         rules: {
           status: "healthy",
-          reason: "none of 23 rules fails",
+          reason: "none of 23 live rules has failed for long",
           observed_at: NOON.toISOString(),
           age_seconds: 1.234,
           failing_count: 0,

@@ -302,7 +302,11 @@ describe("judgeHealth()", () => {
 
     it("that all come to something are healthy", () => {
       expect(judgeRules(0)).toMatchObject({
-        ...{ status: "healthy", reason: "none of 3 rules fails", failingCount: 0 },
+        ...{
+          status: "healthy",
+          reason: "none of 3 live rules has failed for long",
+          failingCount: 0,
+        },
         ...{ observedAt: NOON, ageSeconds: 0 },
       });
     });
@@ -310,7 +314,7 @@ describe("judgeHealth()", () => {
     it.each([1, 3])("of which %i fail are degraded, and say which", (failingCount) => {
       expect(judgeRules(failingCount)).toMatchObject({
         status: "degraded",
-        reason: `${failingCount} of 3 rules fail: QueueDeep: 1:3: no`,
+        reason: `${failingCount} of 3 live rules fail: QueueDeep: 1:3: no`,
         failingCount,
       });
     });

@@ -81,6 +81,16 @@ pgvigil_exposition_truncated 0
 `);
   });
 
+  it("names the ages of parts of histograms and summaries that are not whole by labels of their own", () => {
+    const { text } = renderWhole(
+      [counter("h_bucket"), define("s")],
+      [sample("h_bucket", 1, { le: "1" }), sample("s", 1, { quantile: "0.5" })],
+    );
+    expect(text).toContain('h_bucket{le="1"} 1\n');
+    expect(text).toContain('pgvigil_observation_age_seconds{exported_le="1",metric="h_bucket"} 0');
+    expect(text).toContain('pgvigil_observation_age_seconds{exported_quantile="0.5",metric="s"} 0');
+  });
+
   it("renders the same as OpenMetrics, counters by their stem, units where names end in them", () => {
     const { text } = renderWhole(
       [

@@ -164,7 +164,10 @@ describe("parseExpr()", () => {
     ["017", 15],
     ["08", 8],
     ["1_000", 1000],
-    ["0x_f", undefined],
+    ["0x_53_AB_F3_82", 1403777922],
+    ["0X5_3", 83],
+    ["0x5__3", undefined],
+    ["0x53_", undefined],
     ["1.5", 1.5],
     [".5", 0.5],
     ["2.", 2],
@@ -475,6 +478,7 @@ describe("parseExpr()", () => {
     ["calls", (n: number) => `${"abs(".repeat(n)}a${")".repeat(n)}`],
     ["signs", (n: number) => `${"-".repeat(n)}a`],
     ["operators", (n: number) => `${"a + ".repeat(n)}a`],
+    ["long operands", (n: number) => `${'up{instance="some-host:9090"} or '.repeat(n)}a`],
     ["powers", (n: number) => `${"a ^ ".repeat(n)}a`],
   ])("reads as many %s within each other as it may, and not one more", (_, nest) => {
     expect(shapeOf(parseExpr(nest(DEPTH_LIMIT)))).toBeDefined();
