@@ -1,5 +1,3 @@
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import pg from "pg";
 import { detector } from "../shared/detection/current-detector.ts";
 import {
@@ -19,7 +17,7 @@ import {
 } from "./history.ts";
 import { createSeries } from "./mix.ts";
 import { formatGoal, formatTable, quantileOf } from "./report.ts";
-import { type StackFolder, withStack } from "./stack.ts";
+import { callMeasured, type StackFolder, withStack } from "./stack.ts";
 
 const MINUTE = 60_000;
 const PER_DAY = 1440;
@@ -159,29 +157,18 @@ async function makeHistory(
   await client.query("vacuum analyze");
 }
 
-/** CPU time of a process so far, all its threads, in ms; null where there is no /proc. */
-export function readCpu(pid: number): number | null {
-  try {
-    const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]!.split(" ");
-    return (Number(fields[11]) + Number(fields[12])) * 10; // in ticks of 1/100 s
-  } catch {
-    return null;
-  }
-}
-
 /** One stack with its series; each call of the result brings five new samples a series and has them judged. */
 async function prepare(
-  { facts, folder }: StackFolder,
+  stack: StackFolder,
   past: Past,
   seriesCount: number,
   days: number,
 ) {
-  const client = new pg.Client({ connectionString: facts.db_url });
-  const admin = new pg.Client({ connectionString: facts.admin_db_url });
+  const client = new pg.Client({ connectionString: stack.facts.db_url });
+  const admin = new pg.Client({ connectionString: stack.facts.admin_db_url });
   await Promise.all([client.connect(), admin.connect()]);
   await client.query("set statement_timeout = 0");
   await makeHistory(client, past, seriesCount, days);
-  const { functions_pid: pid } = JSON.parse(readFileSync(join(folder, "lock.json"), "utf8"));
   let stored = past.judgedCount;
 
   const readWal = async () =>
@@ -190,28 +177,20 @@ async function prepare(
   const run = async (): Promise<Reading> => {
     await storeMinutes(client, past, seriesCount, stored, stored + RUN_SAMPLES);
     stored += RUN_SAMPLES;
-    const [walBefore, cpuBefore] = [await readWal(), readCpu(pid)];
-    const startedAt = performance.now();
-    const response = await fetch(`${facts.functions_url}/detect-anomalies`, {
-      method: "POST",
-      headers: { apikey: facts.secret_key, "content-type": "application/json" },
-      body: "{}",
-    });
-    const answer = await response.json();
-    const milliseconds = performance.now() - startedAt;
-    const cpuAfter = readCpu(pid);
+    const walBefore = await readWal();
+    const { answer, milliseconds, cpu } = await callMeasured(stack, "detect-anomalies");
     const { series, samples, opened, complete, failed_count } = answer;
     if (
       series !== seriesCount || samples !== seriesCount * RUN_SAMPLES || !complete ||
-      failed_count > 0
+      failed_count !== 0
     ) {
       throw new Error(`A run judged something else: ${JSON.stringify(answer)}`);
     }
     return {
       milliseconds,
-      cpu: cpuBefore === null || cpuAfter === null ? null : cpuAfter - cpuBefore,
+      cpu,
       walBytes: (await readWal() - walBefore) / seriesCount,
-      openedCount: opened,
+      openedCount: Number(opened),
     };
   };
   return {

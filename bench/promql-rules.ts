@@ -1,5 +1,3 @@
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import pg from "pg";
 import { ask } from "../scripts/prometheus-leg/compare.ts";
 import {
@@ -7,11 +5,10 @@ import {
   startPrometheus,
 } from "../scripts/prometheus-leg/real-prometheus.ts";
 import { storeSeries } from "../scripts/prometheus-leg/store-series.ts";
-import { readCpu } from "./detection-run.ts";
 import type { Scale } from "./history.ts";
 import { makeCounters } from "./promql-data.ts";
 import { formatGoal, formatTable, quantileOf } from "./report.ts";
-import { withStack } from "./stack.ts";
+import { callMeasured, withStack } from "./stack.ts";
 
 const MINUTE = 60_000;
 /** Samples are stored ahead of the clock, so that every run has newest ones. */
@@ -40,7 +37,7 @@ export function measureRules(
   programs: PrometheusPrograms | undefined,
 ): Promise<string> {
   const [seriesCount, ruleCount, runs] = quick ? [200, 40, 5] : [2000, 200, 30];
-  return withStack(56391, async (facts, { folder }) => {
+  return withStack(56391, async (facts, stack) => {
     const client = new pg.Client({ connectionString: facts.db_url });
     await client.connect();
     const now = Math.floor(Date.now() / MINUTE) * MINUTE;
@@ -70,23 +67,13 @@ export function measureRules(
         JSON.stringify([{ name: "bench", rules }]),
       ]);
       await client.query("vacuum analyze");
-      const { functions_pid: pid } = JSON.parse(readFileSync(join(folder, "lock.json"), "utf8"));
       const readings = { wall: [] as number[], cpu: [] as number[], theirs: [] as number[] };
       for (let run = -3; run < runs; run += 1) {
         await client.query(
           "update monitor.rule_states set health = 'unknown', evaluated_at = null, evaluation_seconds = null",
         );
-        const cpuBefore = readCpu(pid);
-        const startedAt = performance.now();
-        const response = await fetch(`${facts.functions_url}/evaluate-alerts`, {
-          method: "POST",
-          headers: { apikey: facts.secret_key, "content-type": "application/json" },
-          body: "{}",
-        });
-        const answer = await response.json();
-        const milliseconds = performance.now() - startedAt;
-        const cpuAfter = readCpu(pid);
-        if (answer.evaluated !== ruleCount || answer.failed > 0) {
+        const { answer, milliseconds, cpu } = await callMeasured(stack, "evaluate-alerts");
+        if (answer.evaluated !== ruleCount || answer.failed !== 0) {
           throw new Error(
             `A run evaluated something else: ${JSON.stringify(answer).slice(0, 500)}`,
           );
@@ -99,7 +86,7 @@ export function measureRules(
         if (run < 0) continue;
         if (run % 10 === 0) log(`run ${run} of ${runs}: ${answer.pending} alerts are pending`);
         readings.wall.push(milliseconds);
-        if (cpuBefore !== null && cpuAfter !== null) readings.cpu.push(cpuAfter - cpuBefore);
+        if (cpu !== null) readings.cpu.push(cpu);
         if (prometheus) readings.theirs.push(theirs);
       }
       return formatRules(readings, seriesCount, ruleCount);

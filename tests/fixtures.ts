@@ -1,6 +1,7 @@
 import { Buffer } from "node:buffer";
 import type { HealthFacts, JobFacts } from "../shared/contract/health-facts.ts";
 import type { Caller } from "../supabase/functions/_shared/auth.ts";
+import type { Database } from "../supabase/functions/_shared/database.ts";
 import type { EndpointWorld } from "../supabase/functions/_shared/endpoint.ts";
 import type { Environment } from "../supabase/functions/_shared/env.ts";
 import type { LogLevel } from "../supabase/functions/_shared/log.ts";
@@ -197,4 +198,17 @@ export function sampleFactsRow(now = NOON) {
     },
     rules: { live_count: 23, failing_count: 0, first_failure: null },
   };
+}
+
+/** A database that answers the same to everything, and what it was asked. */
+export function answeringDatabase(answer: unknown) {
+  const calls: unknown[][] = [];
+  const database: Database = {
+    call: (rpc, args, parse, ...rest) => {
+      calls.push([rpc, args, ...rest]);
+      if (answer instanceof Error) return Promise.reject(answer);
+      return new Promise((resolve) => resolve(parse(answer)));
+    },
+  };
+  return { database, calls };
 }

@@ -302,10 +302,11 @@ export function parseTemplate(
   }
 
   function parseDefinitionOf(name: string): void {
-    const outer = variables;
+    const [outer, outerRanges] = [variables, rangeDepth];
     variables = ["$"];
+    rangeDepth = 0;
     definitions.set(name, parseList(["end"]));
-    variables = outer;
+    [variables, rangeDepth] = [outer, outerRanges];
     next();
     expectClose("end");
   }

@@ -525,7 +525,8 @@ describe("monitor.ingest_samples(): late samples", () => {
       rejected: [{ metric, reason: "too old", count: 15_000 - 8 }],
     });
     const { rows } = await query(
-      "select count(*)::int as n from pg_locks where locktype = 'advisory' and objsubid = 2 and mode = 'ShareLock'",
+      `select count(*)::int as n from pg_locks
+       where pid = pg_backend_pid() and locktype = 'advisory' and objsubid = 2 and mode = 'ShareLock'`,
     );
     expect(rows).toEqual([{ n: 8 }]);
   });

@@ -1,25 +1,12 @@
 import { describe, expect, it } from "vitest";
 import type { Selection } from "../../shared/promql/series.ts";
-import { type Database, DatabaseError } from "../../supabase/functions/_shared/database.ts";
+import { DatabaseError } from "../../supabase/functions/_shared/database.ts";
 import {
   LOOKUP_LIMIT,
   queryStore,
   selectionStore,
 } from "../../supabase/functions/_shared/query-stores.ts";
-import { NOON } from "../fixtures.ts";
-
-/** A database that answers the same to everything, and what it was asked. */
-function answering(answer: unknown) {
-  const calls: unknown[][] = [];
-  const database: Database = {
-    call: (rpc, args, parse, ...rest) => {
-      calls.push([rpc, args, ...rest]);
-      if (answer instanceof Error) return Promise.reject(answer);
-      return new Promise((resolve) => resolve(parse(answer)));
-    },
-  };
-  return { database, calls };
-}
+import { answeringDatabase, NOON } from "../fixtures.ts";
 
 const selection = (name: string, pattern?: string): Selection => ({
   matchers: [
@@ -37,7 +24,7 @@ const UNTRANSLATED = String.raw`\pL+`;
 
 describe("selectionStore()", () => {
   it("asks for all selections at once, patterns translated, within the time given", async () => {
-    const { database, calls } = answering(JSON.stringify(NONE));
+    const { database, calls } = answeringDatabase(JSON.stringify(NONE));
     const selections = [selection("up", "a.*"), selection("down", String.raw`\d+`)];
     expect(await selectionStore(database, 1.5).select(selections)).toEqual([[], []]);
     expect(calls).toEqual([["read_selections", {
@@ -56,7 +43,7 @@ describe("selectionStore()", () => {
   });
 
   it("hands each selection its series, with the times that they share", async () => {
-    const { database } = answering(JSON.stringify({
+    const { database } = answeringDatabase(JSON.stringify({
       clocks: [[1000, 1500], [1200]],
       series: [
         { metric: "up", labels: { job: "a" }, in: [0, 1], clock: 0, values: [1, 2] },
@@ -85,7 +72,7 @@ describe("selectionStore()", () => {
     const series = ["abc", "é", "a1"].map((job) => ({
       ...{ metric: "up", labels: { job }, in: [0, 1, 2], clock: 0, values: [1] },
     }));
-    const { database, calls } = answering(
+    const { database, calls } = answeringDatabase(
       JSON.stringify({ clocks: [[1000]], series, samples: 3 }),
     );
     const found = await selectionStore(database).select([
@@ -106,7 +93,7 @@ describe("selectionStore()", () => {
   });
 
   it("judges by itself what no text of the database can be", async () => {
-    const { database, calls } = answering(JSON.stringify({
+    const { database, calls } = answeringDatabase(JSON.stringify({
       clocks: [[1000]],
       series: [{ metric: "up", labels: { job: "a" }, in: [0, 1, 2, 3], clock: 0, values: [1] }],
       samples: 1,
@@ -134,19 +121,21 @@ describe("selectionStore()", () => {
     ["", "more than 1000000 samples would have to be read: take a shorter range"],
     ["", "20001 series match, and at most 20000 are read at once"],
   ])("takes a refusal %s %j for a limit", async (code, reason) => {
-    const { database } = answering(new DatabaseError("read_selections", "refused", code, reason));
+    const { database } = answeringDatabase(
+      new DatabaseError("read_selections", "refused", code, reason),
+    );
     await expect(selectionStore(database).select([selection("up")]))
       .rejects.toMatchObject({ name: "PromqlError", kind: "limit", message: reason });
   });
 
   it("takes nothing else for one", async () => {
     const error = new DatabaseError("read_selections", "refused", "22023", "malformed");
-    await expect(selectionStore(answering(error).database).select([selection("up")]))
+    await expect(selectionStore(answeringDatabase(error).database).select([selection("up")]))
       .rejects.toBe(error);
   });
 
   it("reads 1,000 selections, and no more", async () => {
-    const { database, calls } = answering(JSON.stringify(NONE));
+    const { database, calls } = answeringDatabase(JSON.stringify(NONE));
     const select = (count: number) =>
       selectionStore(database).select(Array.from({ length: count }, () => selection("up")));
     expect(await select(1000)).toHaveLength(1000);
@@ -179,7 +168,7 @@ describe("queryStore()", () => {
   });
 
   it("looks up series", async () => {
-    const { database, calls } = answering(seriesOf(["a"], false));
+    const { database, calls } = answeringDatabase(seriesOf(["a"], false));
     expect(await queryStore(database).readSeriesLabels(lookup)).toEqual({
       items: [{ __name__: "up_a", job: "a" }],
       isComplete: false,
@@ -188,11 +177,11 @@ describe("queryStore()", () => {
   });
 
   it("looks up names and values", async () => {
-    const names = answering({ names: ["__name__", "job"], is_complete: true });
+    const names = answeringDatabase({ names: ["__name__", "job"], is_complete: true });
     expect(await queryStore(names.database).readLabelNames(lookup))
       .toEqual({ items: ["__name__", "job"], isComplete: true });
     expect(names.calls).toEqual([["read_label_names", args]]);
-    const values = answering({ values: ["a"], is_complete: false });
+    const values = answeringDatabase({ values: ["a"], is_complete: false });
     expect(await queryStore(values.database).readLabelValues("job", lookup))
       .toEqual({ items: ["a"], isComplete: false });
     expect(values.calls).toEqual([["read_label_values", { ...args, p_label: "job" }]]);
@@ -201,7 +190,7 @@ describe("queryStore()", () => {
   it.each(["\u0000", "a\udc80"])(
     "asks for nothing by a name that there cannot be: %j",
     async (name) => {
-      const { database, calls } = answering(new Error("asked"));
+      const { database, calls } = answeringDatabase(new Error("asked"));
       const store = queryStore(database);
       expect(await store.readLabelValues(name, lookup)).toEqual({ items: [], isComplete: true });
       expect(await store.readMetadata(name, 5)).toEqual([]);
@@ -210,13 +199,13 @@ describe("queryStore()", () => {
   );
 
   it("finds no label by the name of what any object has", async () => {
-    const { database } = answering(seriesOf(["a"]));
+    const { database } = answeringDatabase(seriesOf(["a"]));
     expect(await queryStore(database).readLabelValues("constructor", untranslated))
       .toEqual({ items: [], isComplete: true });
   });
 
   it("reads all series where the database cannot judge, and judges them", async () => {
-    const { database, calls } = answering(seriesOf(["b", "1", "a"]));
+    const { database, calls } = answeringDatabase(seriesOf(["b", "1", "a"]));
     const store = queryStore(database);
     expect((await store.readSeriesLabels(untranslated)).items.map(({ job }) => job))
       .toEqual(["b", "a"]);
@@ -234,7 +223,7 @@ describe("queryStore()", () => {
   it.each([[["a", "b"], true, true], [["a", "b", "c"], true, false], [["a"], false, false]])(
     "knows of %j, complete: %s, whether two are all: %s",
     async (jobs, isComplete, expected) => {
-      const { database } = answering(seriesOf(jobs, isComplete));
+      const { database } = answeringDatabase(seriesOf(jobs, isComplete));
       const found = await queryStore(database).readSeriesLabels(untranslated);
       expect([found.items.length, found.isComplete]).toEqual([Math.min(2, jobs.length), expected]);
     },
@@ -242,10 +231,10 @@ describe("queryStore()", () => {
 
   it("reads metadata and the newest samples", async () => {
     const definition = { metric: "up", kind: "gauge", unit: "count", description: "Up." };
-    const metadata = answering([definition]);
+    const metadata = answeringDatabase([definition]);
     expect(await queryStore(metadata.database).readMetadata("up", 5)).toEqual([definition]);
     expect(metadata.calls).toEqual([["read_metadata", { p_metric: "up", p_limit: 5 }]]);
-    const exposition = answering({
+    const exposition = answeringDatabase({
       metrics: [{ ...definition, category: "system" }],
       series: [{ metric: "up", labels: { job: "a" }, time: 5, value: 1.5 }],
       is_complete: false,

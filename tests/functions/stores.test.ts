@@ -5,7 +5,6 @@ import type { ReplayProgress } from "../../shared/contract/detection.ts";
 import { calibrate } from "../../shared/detection/calibrate.ts";
 import { NO_CANDIDATES } from "../../shared/detection/collect-candidates.ts";
 import {
-  type Database,
   DatabaseError,
   type DatabaseErrorKind,
 } from "../../supabase/functions/_shared/database.ts";
@@ -17,23 +16,17 @@ import {
   retentionStore,
   TIMEOUT_SECONDS,
 } from "../../supabase/functions/_shared/stores.ts";
-import { NOON, OTHER_RUN_ID, RUN_ID, sampleFacts, sampleFactsRow } from "../fixtures.ts";
-
-/** A database that answers the same to everything, and what it was asked. */
-function answering(answer: unknown) {
-  const calls: unknown[][] = [];
-  const database: Database = {
-    call: (rpc, args, parse, ...rest) => {
-      calls.push([rpc, args, ...rest]);
-      if (answer instanceof Error) return Promise.reject(answer);
-      return new Promise((resolve) => resolve(parse(answer)));
-    },
-  };
-  return { database, calls };
-}
+import {
+  answeringDatabase,
+  NOON,
+  OTHER_RUN_ID,
+  RUN_ID,
+  sampleFacts,
+  sampleFactsRow,
+} from "../fixtures.ts";
 
 const failing = (kind: DatabaseErrorKind, code = "", reason = "why") =>
-  answering(new DatabaseError("x", kind, code, reason));
+  answeringDatabase(new DatabaseError("x", kind, code, reason));
 const at = NOON.toISOString();
 
 describe("jobStore()", () => {
@@ -47,7 +40,7 @@ describe("jobStore()", () => {
     [{ outcome: "disabled", run_id: RUN_ID }, { kind: "disabled" }],
     [{ outcome: "finished", run_id: RUN_ID }, { kind: "finished", runId: RUN_ID }],
   ])("reads %j", async (answer, expected) => {
-    const { database, calls } = answering(answer);
+    const { database, calls } = answeringDatabase(answer);
     expect(await jobStore(database).start("collect-metrics", RUN_ID, "cron", NOON)).toEqual(
       expected,
     );
@@ -62,13 +55,14 @@ describe("jobStore()", () => {
   it.each([[null], [{}], [{ outcome: "started" }], [{ outcome: "other", run_id: RUN_ID }]])(
     "refuses %j",
     async (answer) => {
-      await expect(jobStore(answering(answer).database).start("a", RUN_ID, "cron", NOON)).rejects
+      await expect(jobStore(answeringDatabase(answer).database).start("a", RUN_ID, "cron", NOON))
+        .rejects
         .toThrow();
     },
   );
 
   it("ends a run", async () => {
-    const { database, calls } = answering({ state: "succeeded" });
+    const { database, calls } = answeringDatabase({ state: "succeeded" });
     await jobStore(database).finish(RUN_ID, "succeeded", { n: 1 }, null);
     expect(calls).toEqual([["finish_job", {
       p_run_id: RUN_ID,
@@ -88,10 +82,10 @@ describe("a collection", () => {
 
 describe("collectionStore()", () => {
   const collect = (answer: unknown) =>
-    collectionStore(answering(answer).database).collect("collect_a", NOON, 2.5);
+    collectionStore(answeringDatabase(answer).database).collect("collect_a", NOON, 2.5);
 
   it("plans, collects and records", async () => {
-    const plan = answering({
+    const plan = answeringDatabase({
       collectors: [{ collector: "collect_a", timeout_seconds: 2 }],
       skipped: [{ collector: "collect_b", reason: "not due" }],
     });
@@ -101,11 +95,11 @@ describe("collectionStore()", () => {
     });
     expect(plan.calls).toEqual([["plan_collection", { p_scheduled_at: at }, TIMEOUT_SECONDS.plan]]);
 
-    const collected = answering([]);
+    const collected = answeringDatabase([]);
     await collectionStore(collected.database).collect("collect_a", NOON, 2.5);
     expect(collected.calls).toEqual([["collect_a", { p_at: at }, 2.5]]);
 
-    const record = answering({
+    const record = answeringDatabase({
       inserted: 1,
       duplicates: 0,
       overflowed: 0,
@@ -122,7 +116,7 @@ describe("collectionStore()", () => {
   });
 
   it("calls nothing that is not a collector", async () => {
-    const plan = answering({
+    const plan = answeringDatabase({
       collectors: [{ collector: "drop_everything", timeout_seconds: 2 }],
       skipped: [],
     });
@@ -188,10 +182,13 @@ describe("detectionStore()", () => {
   };
 
   const readPage = (...series: object[]) =>
-    detectionStore(answering({ series, next_series_id: null }).database).readDetectionPage(0, 100);
+    detectionStore(answeringDatabase({ series, next_series_id: null }).database).readDetectionPage(
+      0,
+      100,
+    );
 
   it("reads a page", async () => {
-    const { database, calls } = answering({ series: [due], next_series_id: 5 });
+    const { database, calls } = answeringDatabase({ series: [due], next_series_id: 5 });
     expect(await detectionStore(database).readDetectionPage(0, 100)).toEqual({
       series: [{
         seriesId: 5,
@@ -266,10 +263,10 @@ describe("detectionStore()", () => {
       ...{ state: { n: 2 }, memory: null, tally, forecast: null, silentAt: 40, calibration: null },
     };
     const read = (answer: unknown) =>
-      detectionStore(answering(answer).database).readReplaySlice("v1");
+      detectionStore(answeringDatabase(answer).database).readReplaySlice("v1");
 
     it("reads a slice, with the threshold of its budget", async () => {
-      const { database, calls } = answering(slice);
+      const { database, calls } = answeringDatabase(slice);
       expect(await detectionStore(database).readReplaySlice("v1")).toEqual({
         ...{ seriesId: 5, kind: "counter", budget: 2, state: { n: 1 }, memory: "much", tally },
         settings: {
@@ -312,7 +309,7 @@ describe("detectionStore()", () => {
     });
 
     it("writes how far it has come", async () => {
-      const { database, calls } = answering({ outcome: "recorded" });
+      const { database, calls } = answeringDatabase({ outcome: "recorded" });
       expect(await detectionStore(database).recordReplaySlice(progress)).toBe("recorded");
       expect(calls).toEqual([["record_replay_slice", {
         ...{ p_series_id: 5, p_previous_cursor: 15, p_cursor: 30, p_version: "v1" },
@@ -331,7 +328,7 @@ describe("detectionStore()", () => {
     });
 
     it("writes how it has ended", async () => {
-      const { database, calls } = answering({ outcome: "finished" });
+      const { database, calls } = answeringDatabase({ outcome: "finished" });
       const calibration = calibrate({ candidates: [candidate], days: 2 / 3, budget: 1, spans: [] });
       expect(await detectionStore(database).recordReplaySlice({ ...progress, calibration })).toBe(
         "finished",
@@ -349,7 +346,7 @@ describe("detectionStore()", () => {
     it.each(["recorded", "finished", "moved_on", "stale"])(
       "reads that it was %s",
       async (outcome) => {
-        const { database } = answering({ outcome });
+        const { database } = answeringDatabase({ outcome });
         expect(await detectionStore(database).recordReplaySlice(progress)).toBe(outcome);
       },
     );
@@ -361,13 +358,13 @@ describe("detectionStore()", () => {
       await expect(detectionStore(failing("timed_out").database).recordReplaySlice(progress))
         .rejects.toThrow(DatabaseError);
       await expect(
-        detectionStore(answering({ outcome: "odd" }).database).recordReplaySlice(progress),
+        detectionStore(answeringDatabase({ outcome: "odd" }).database).recordReplaySlice(progress),
       )
         .rejects.toThrow();
     });
 
     it("is given up", async () => {
-      const { database, calls } = answering(null);
+      const { database, calls } = answeringDatabase(null);
       await detectionStore(database).parkReplay(5, "why", 7);
       expect(calls).toEqual([
         ["park_replay", { p_series_id: 5, p_error: "why", p_requested_at: 7 }],
@@ -399,11 +396,12 @@ describe("retentionStore()", () => {
   };
 
   it("lists and steps", async () => {
-    expect(await retentionStore(answering(["a", "b"]).database).listRetentionEntities()).toEqual([
-      "a",
-      "b",
-    ]);
-    const { database, calls } = answering(step);
+    expect(await retentionStore(answeringDatabase(["a", "b"]).database).listRetentionEntities())
+      .toEqual([
+        "a",
+        "b",
+      ]);
+    const { database, calls } = answeringDatabase(step);
     expect(await retentionStore(database).runRetentionStep("a", RUN_ID, false)).toEqual(step);
     expect(calls).toEqual([["run_retention_step", {
       p_entity: "a",
@@ -416,7 +414,7 @@ describe("retentionStore()", () => {
     for (
       const database of [
         failing("timed_out", "57014").database,
-        answering({ ...step, outcome: "odd" }).database,
+        answeringDatabase({ ...step, outcome: "odd" }).database,
       ]
     ) {
       expect(await retentionStore(database).runRetentionStep("a", null, true))
@@ -432,7 +430,7 @@ describe("retentionStore()", () => {
 
 describe("readHealthFacts()", () => {
   it("reads the facts within its time", async () => {
-    const { database, calls } = answering(sampleFactsRow());
+    const { database, calls } = answeringDatabase(sampleFactsRow());
     expect(await readHealthFacts(database, 2)).toMatchObject({
       now: NOON,
       jobs: [{ job: "collect-metrics", lastState: "succeeded", lastComplete: null }],

@@ -76,6 +76,10 @@ describe("expandTemplate()", () => {
     ['{{define "x"}}{{.arg0}} {{.arg1}}{{end}}{{template "x" (args 1 "2")}}', "1 2"],
     ['{{block "b" "x"}}<{{.}}>{{end}}{{template "b" 2}}', "<x><2>"],
     ['{{slice "abcd" 1}} {{slice "abcd" 1 3}} {{slice "äb" 2}}', "bcd bc b"],
+    [
+      '{{slice "ab"}} {{slice "ab" 2}} {{slice "ab" 0 2}} {{len (slice (query "metric") 1 2)}}',
+      "ab  ab 1",
+    ],
     ['{{ "foo.example.com" | stripPort }}', "foo.example.com"],
     ['{{ "foo.example.com:12345" | stripPort }}', "foo.example.com"],
     ['{{ "192.0.2.1:12345" | stripPort }}', "192.0.2.1"],
@@ -202,6 +206,12 @@ describe("expandTemplate()", () => {
       "{{ range $value }}{{ end }}",
       `1:121: executing "test" at <$value>: range can't iterate over 1.5`,
     ],
+    ['{{ slice "ab" 3 }}', "error calling slice: index out of range: 3"],
+    ['{{ slice "ab" -1 }}', "error calling slice: index out of range: -1"],
+    ['{{ slice "ab" 2 1 }}', "error calling slice: invalid slice index: 2 > 1"],
+    ['{{ slice "ab" "1" }}', "error calling slice: cannot index slice/array with type string"],
+    ['{{ slice "ab" 0 1 1 }}', "error calling slice: cannot 3-index slice a string"],
+    ["{{ slice 1 1 }}", "error calling slice: can't slice item of type int"],
     ['{{ match "(" "a" }}', "error calling match: error parsing regexp: missing closing ): `(`"],
   ])("says what went wrong in %s, where Prometheus says it", (text, message) => {
     const output = expand(text);
@@ -283,6 +293,13 @@ describe("parseRuleTemplate()", () => {
     ["{{\u00a0}}", 2, "unrecognized character in action: U+00A0"],
     ['{{ "a }}', 3, "unterminated quoted string"],
     ["{{ break }}", 3, "{{break}} outside {{range}}"],
+    [
+      '{{ range . }}{{ block "b" . }}{{ break }}{{ end }}{{ end }}',
+      33,
+      "{{break}} outside {{range}}",
+    ],
+    ['{{ block "b" }}{{ end }}', 13, "missing value for block clause"],
+    ['{{ block "b" . }}', 17, "unexpected EOF"],
     ["{{/* a }}", 0, "unclosed comment"],
     ["{{ 1 | 2 }}", 7, "non executable command in pipeline stage"],
     ["{{ (1 }}", 6, 'unexpected "}}" in command'],
