@@ -1,6 +1,5 @@
 import { describe, expect } from "vitest";
-import { poll } from "../../local/processes.ts";
-import { it, type Query, queryOf, rpc } from "./database.ts";
+import { it, type Query, queryOf, rpc, waitUntilBlocking } from "./database.ts";
 import {
   addAnomaly,
   addMetric,
@@ -20,6 +19,7 @@ import {
   compactAll,
   digestTables,
   RETENTION_DAYS,
+  waitLonger,
 } from "./retention.ts";
 
 const clean = (query: Query, args: object = {}) =>
@@ -323,20 +323,34 @@ describe("monitor.cleanup_old_metrics()", () => {
   it("comes to the same end when two do it at once", async ({ ownDatabase }) => {
     const [one, other] = [await ownDatabase.connect(), await ownDatabase.connect()];
     await fillWeeks(queryOf(one), 2);
+    await waitLonger(queryOf(await ownDatabase.connectAsOwner()), "cleanup_old_metrics");
     await one.query("begin");
     expect(await clean(queryOf(one), { retention_days: 1 })).toMatchObject({
       counts: { weeks: 2 },
     });
     const second = clean(queryOf(other), { retention_days: 1 });
-    await poll(async () => {
-      const { rows } = await one.query("select from pg_locks where not granted");
-      return rows.length > 0 ? true : undefined;
-    }, 5);
+    await waitUntilBlocking(queryOf(one));
     await one.query("commit");
-    expect(await second).toMatchObject({
-      outcome: expect.stringMatching(/nothing|contended/),
-      counts: { weeks: 0 },
+    expect(await second).toMatchObject({ outcome: "nothing", counts: { weeks: 0 } });
+  });
+
+  it("leaves alone a week whose partition somebody dropped while it waited", async ({ ownDatabase }) => {
+    const [session, owner] = [await ownDatabase.connect(), await ownDatabase.connectAsOwner()];
+    const query = queryOf(session);
+    await fillWeeks(query, 2);
+    await waitLonger(queryOf(owner), "cleanup_old_metrics");
+    await owner.query("begin");
+    await owner.query("select monitor.hold_days(array[$1::date])", [day(15)]);
+    const answer = clean(query, { retention_days: 1 });
+    await waitUntilBlocking(queryOf(owner));
+    await owner.query("drop table monitor.metric_chunks_2026w09; commit");
+    expect(await answer).toMatchObject({
+      outcome: "contended",
+      counts: { weeks: 0, contended: 1 },
+      detail: "another one is dropping weeks; the next run will go on",
     });
+    expect(await readDays(query)).toEqual(daysOfWeeks(2, 0));
+    expect(await clean(query, { retention_days: 1 })).toMatchObject({ counts: { weeks: 1 } });
   });
 
   it("creates no partition, as making days drops none: both in one transaction deadlock", async ({ query, asOwner }) => {
@@ -381,6 +395,19 @@ describe("a budget of p_keep_megabytes", () => {
         `select pg_total_relation_size('monitor.metric_chunks_2026w${week}') as bytes`,
       )).rows[0]!.bytes,
     );
+
+  it("predicts no younger week for one that is dropped meanwhile", async ({ ownDatabase }) => {
+    const [session, owner] = [await ownDatabase.connect(), await ownDatabase.connectAsOwner()];
+    const query = queryOf(session);
+    await fillWeeks(query, 3);
+    await setBytes(queryOf(owner), "5000001");
+    await waitLonger(queryOf(owner), "cleanup_old_metrics");
+    await owner.query("begin; drop table monitor.metric_chunks_2026w08");
+    const answer = budget(query, 5, { p_dry_run: true });
+    await waitUntilBlocking(queryOf(owner));
+    await owner.query("commit");
+    expect(await answer).toMatchObject({ counts: { weeks: 2, shed_days: 14 } });
+  });
 
   it.for(
     [
@@ -671,6 +698,29 @@ describe("monitor.cleanup_old_rollups()", () => {
       counts: { months: 1 },
     });
     expect(await readMonths(asOwner)).toEqual([]);
+  });
+
+  it("goes on with the next month when another one has dropped the one it waited for", async ({ ownDatabase }) => {
+    const [one, other, owner] = [
+      await ownDatabase.connect(),
+      await ownDatabase.connect(),
+      await ownDatabase.connectAsOwner(),
+    ];
+    await fillMonths(queryOf(owner), ["2025-11", "2025-12", "2026-01"]);
+    await waitLonger(queryOf(owner), "cleanup_old_rollups");
+    await one.query("begin");
+    expect(await cleanRollups(queryOf(one), { retention_days: 9, p_limit: 2 })).toMatchObject({
+      counts: { months: 2 },
+    });
+    const second = cleanRollups(queryOf(other), { retention_days: 9, p_limit: 1 });
+    await waitUntilBlocking(queryOf(one));
+    await one.query("commit");
+    expect(await second).toMatchObject({
+      outcome: "done",
+      counts: { months: 1, contended: 0 },
+      more: false,
+    });
+    expect(await readMonths(queryOf(owner))).toEqual([]);
   });
 
   it("gives way to readers, and drops it another time", async ({ ownDatabase }) => {

@@ -6,9 +6,8 @@ import fc from "fast-check";
 import pg from "pg";
 import { describe, expect } from "vitest";
 import { applyMigrations, startDatabase } from "../../local/database.ts";
-import { poll } from "../../local/processes.ts";
-import { it, type Query, queryOf, rpc } from "./database.ts";
-import { compact, compactAll } from "./retention.ts";
+import { it, type Query, queryOf, rpc, waitUntilBlocking } from "./database.ts";
+import { compact, compactAll, waitLonger } from "./retention.ts";
 import {
   addMetric,
   addSeries,
@@ -591,6 +590,61 @@ describe("compaction beside others", () => {
     },
   );
 
+  describe("finds that another one has dropped the rows", () => {
+    /** A day in chunks whose rows are to go as of `LATER`. */
+    async function fillDay(query: Query) {
+      await openDays(query, CLOSED, 3);
+      const metric = await addMetric(query);
+      await addSeries(query, metric, minutes(3));
+      await compact(query);
+      await compact(query);
+      return metric;
+    }
+    const LATER = { p_now: iso(NOON + MINUTE) };
+    const GONE = {
+      outcome: "contended",
+      counts: { contended: 1 },
+      detail: "another one is compacting; the next run will go on",
+    };
+
+    it("while it waited for the lock", async ({ ownDatabase }) => {
+      const [one, other] = [await ownDatabase.connect(), await ownDatabase.connect()];
+      const query = queryOf(one);
+      const metric = await fillDay(query);
+      await waitLonger(queryOf(await ownDatabase.connectAsOwner()), "compact_samples");
+      await one.query("begin");
+      expect(await compact(query, LATER)).toMatchObject({ counts: { days_dropped: 1 } });
+      const second = compact(queryOf(other), LATER);
+      await waitUntilBlocking(query);
+      await one.query("commit");
+      expect(await second).toMatchObject(GONE);
+      expect(await compact(query, LATER)).toMatchObject({ outcome: "nothing" });
+      expect(await readAll(query, metric)).toEqual({ "": minutes(3) });
+    });
+
+    it("between its look and its lock", async ({ ownDatabase }) => {
+      const [session, owner] = [await ownDatabase.connect(), await ownDatabase.connectAsOwner()];
+      const query = queryOf(session);
+      const metric = await fillDay(query);
+      await waitLonger(queryOf(owner), "compact_samples");
+      // Waits for us with a day in chunks after it has seen that the rows are there: what is dear is asked last.
+      await owner.query(`
+        alter table monitor.sample_days rename to stored_days;
+        create function monitor.wait_here() returns boolean language plpgsql cost 10000 as $$
+        begin perform pg_advisory_xact_lock(7); return true; end $$;
+        create view monitor.sample_days as
+          select * from monitor.stored_days where state <> 'chunks' or monitor.wait_here();
+        grant select on monitor.sample_days to service_role`);
+      await owner.query("begin; select pg_advisory_xact_lock(7)");
+      const answer = compact(query, LATER);
+      await waitUntilBlocking(queryOf(owner));
+      await owner.query(`drop table ${partitionOf(CLOSED)}; commit`);
+      expect(await answer).toMatchObject(GONE);
+      expect(await compact(query, LATER)).toMatchObject({ outcome: "nothing" });
+      expect(await readAll(query, metric)).toEqual({ "": minutes(3) });
+    });
+  });
+
   it("drops rows another time when someone reads them, and goes on with what else there is", async ({ ownDatabase }) => {
     const [session, reader] = [await ownDatabase.connect(), await ownDatabase.connect()];
     const query = queryOf(session);
@@ -673,15 +727,7 @@ describe.skipIf(process.platform !== "linux")("a server that is killed", () => {
           const holder = await connect("postgres");
           await holder.query(`begin; ${lock}`);
           const cut = step().then(() => "finished", () => "cut");
-          const watcher = await connect("supabase_admin");
-          const isWaiting = await poll(
-            async () =>
-              (await watcher.query("select from pg_locks where not granted")).rows.length > 0
-                ? true
-                : undefined,
-            20,
-          );
-          expect(isWaiting).toBe(true);
+          await waitUntilBlocking(queryOf(holder));
           await killServer(folder);
           expect(await cut).toBe("cut");
           await restart();

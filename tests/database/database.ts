@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import pg from "pg";
 import { inject, test } from "vitest";
+import { poll } from "../../local/processes.ts";
 
 /** Sends one statement and gives its rows. */
 export type Query = <Row extends pg.QueryResultRow = pg.QueryResultRow>(
@@ -128,3 +129,19 @@ export async function rpc<Result = unknown>(
 
 /** A `pg.Client` as a {@link Query}. */
 export const queryOf = (client: pg.Client): Query => (sql, values) => client.query(sql, values);
+
+/**
+ * Waits until somebody waits for a lock that the session of `holder` has. Others do not count: the server is shared with
+ * the databases of other test files.
+ *
+ * @throws {Error} if nobody does within 20 seconds.
+ */
+export async function waitUntilBlocking(holder: Query): Promise<void> {
+  const isBlocking = await poll(async () => {
+    const { rows } = await holder(
+      "select from pg_locks where not granted and pg_backend_pid() = any (pg_blocking_pids(pid))",
+    );
+    return rows.length > 0 ? true : undefined;
+  }, 20);
+  if (!isBlocking) throw new Error("Cannot go on: nobody waits for a lock of this session");
+}

@@ -1,8 +1,7 @@
 import { randomBytes } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect } from "vitest";
-import { poll } from "../../local/processes.ts";
-import { it, type Query, queryOf, rpc } from "./database.ts";
+import { it, type Query, queryOf, rpc, waitUntilBlocking } from "./database.ts";
 import {
   addAnomaly,
   addMetric,
@@ -678,10 +677,7 @@ describe("monitor.record_detections()", () => {
     await one("begin");
     await recordAll(one, words(a));
     const second = recordAll(other, words(b));
-    await poll(async () => {
-      const { rows } = await one("select from pg_locks where not granted");
-      return rows.length > 0 ? true : undefined;
-    }, 5);
+    await waitUntilBlocking(one);
     await one("commit");
     await second;
     const { rows } = await one("select distinct group_id from monitor.anomaly_detections");

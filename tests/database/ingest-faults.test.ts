@@ -7,7 +7,7 @@ import { describe, expect } from "vitest";
 import { applyMigrations, startDatabase } from "../../local/database.ts";
 import { poll } from "../../local/processes.ts";
 import type { IngestionResult } from "../../shared/contract/ingestion.ts";
-import { it, type OwnDatabase, type Query, queryOf } from "./database.ts";
+import { it, type OwnDatabase, type Query, queryOf, waitUntilBlocking } from "./database.ts";
 import { compact } from "./retention.ts";
 import { addMetric, DAY, iso, NOON, openDays, range, SECOND } from "./seeds.ts";
 import { killServer } from "./kill-server.ts";
@@ -90,16 +90,7 @@ describe("ten concurrent writers of monitor.ingest_samples()", () => {
       [1, NOON, 1],
       [2, NOON, 2],
     ]);
-    const watcher = await ownDatabase.connectAsOwner();
-    const isWaiting = await poll(
-      async () =>
-        (await watcher.query("select from pg_locks where not granted and pid <> pg_backend_pid()"))
-            .rows.length > 0
-          ? true
-          : undefined,
-      20,
-    );
-    expect(isWaiting).toBe(true);
+    await waitUntilBlocking(queryOf(one));
     expect(await ingest(queryOf(one), [entry("order_c", 0)], [[1, NOON, 3]])).toMatchObject({
       inserted: 1,
     });
@@ -213,14 +204,7 @@ describe("a series that is deleted while samples of it arrive", () => {
       () => "stored",
       (error) => error,
     );
-    const watcher = await ownDatabase.connectAsOwner();
-    await poll(
-      async () =>
-        (await watcher.query("select from pg_locks where not granted")).rows.length > 0
-          ? true
-          : undefined,
-      20,
-    );
+    await waitUntilBlocking(queryOf(deleter));
     await deleter.query("commit");
     expect(await sent).toMatchObject({ code: "40001" });
     expect(await ingest(writer, [entry("old_metric", 0)], [[1, NOON + 1, 2]])).toMatchObject({

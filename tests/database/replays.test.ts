@@ -1,6 +1,5 @@
 import { describe, expect } from "vitest";
-import { poll } from "../../local/processes.ts";
-import { it, type Query, queryOf, rpc } from "./database.ts";
+import { it, type Query, queryOf, rpc, waitUntilBlocking } from "./database.ts";
 import { compactAll } from "./retention.ts";
 import { addMetric, addSeries, DAY, HOUR, iso, MINUTE, NOON, openDays, range } from "./seeds.ts";
 
@@ -492,10 +491,7 @@ describe("monitor.record_replay_slice()", () => {
     await one("begin");
     await request(one, series);
     const recorded = recordSlice(other, series, NOON - MINUTE);
-    await poll(async () => {
-      const { rows } = await one("select from pg_locks where not granted");
-      return rows.length > 0 ? true : undefined;
-    }, 5);
+    await waitUntilBlocking(one);
     await one("commit");
     expect(await recorded).toBe("stale");
     expect(await readReplays(one)).toMatchObject([{ reason: "test", cursor_at: null }]);
@@ -609,10 +605,7 @@ describe("monitor.park_replay()", () => {
       series,
     ]);
     const parked = rpc(other, "park_replay", { p_series_id: series, p_error: "bad" });
-    await poll(async () => {
-      const { rows } = await one("select from pg_locks where not granted");
-      return rows.length > 0 ? true : undefined;
-    }, 5);
+    await waitUntilBlocking(one);
     // What it waits for is the first that it locks.
     await one("select from monitor.detector_replays where series_id = $1 for update nowait", [
       series,

@@ -38,6 +38,10 @@ export async function compactAll(
   throw new Error("compaction does not come to an end");
 }
 
+/** Lets `monitor.<name>` wait for locks until the test has done what it waits for, however slow the machine is. */
+export const waitLonger = (asOwner: Query, name: string) =>
+  asOwner(`alter function monitor.${name} set lock_timeout = '20s'`);
+
 /** Calls the clean-up of one of the suite's own tables, as of noon. */
 export const cleanOwnTable = (
   query: Query,
