@@ -5,9 +5,23 @@ import { compileMatchers } from "../promql/match-labels.ts";
 import { parseExpr } from "../promql/parse-expr.ts";
 import { prepareQuery } from "../promql/prepare-query.ts";
 import type { PreparedQuery, QueryLimits, QueryValue, VectorSample } from "../promql/query.ts";
-import { type Labels, METRIC_NAME, type SampledSeries, type Selection } from "../promql/series.ts";
+import {
+  labelOf,
+  type Labels,
+  METRIC_NAME,
+  type SampledSeries,
+  type Selection,
+} from "../promql/series.ts";
 import { expandTemplate, findQueries, parseRuleTemplate } from "./expand-template.ts";
+import { parseClearExpr } from "./parse-clear-expr.ts";
+import { type KnownSeries, NewestSamples } from "./newest-sample.ts";
 import type { Template } from "./parse-template.ts";
+import {
+  countHeld,
+  type EvaluationTime,
+  type RecentEvaluations,
+  rememberEvaluation,
+} from "./recent-evaluations.ts";
 import {
   type AlertingRule,
   labelsOf,
@@ -22,6 +36,9 @@ export const INSTANCE_LIMIT = 1000;
 /** Series that a recording rule may write, if its group says nothing lower. */
 export const RECORDED_SERIES_LIMIT = 1000;
 
+/** Seconds between evaluations of a group that says nothing of it. */
+const DEFAULT_INTERVAL_SECONDS = 60;
+
 /** The error of rules that are not begun because there is no time left. */
 export const TIME_IS_UP = "the time of this evaluation is up";
 
@@ -35,7 +52,7 @@ export interface AlertInstance {
   readonly last_value: string;
   readonly active_at: string;
   readonly fired_at: string | null;
-  /** Since when it fires only because of `keep_firing_for`. */
+  /** Since when it fires only because of `keep_firing_for`, though it would be over. */
   readonly keep_firing_since: string | null;
   /**
    * Of the samples that may belong to it and were known when the expression last held, the newest; null if there were none.
@@ -44,11 +61,16 @@ export interface AlertInstance {
   readonly last_sample_at: string | null;
   /** Whether it stands as it does because no sample says anything about it. */
   readonly no_data: boolean;
+  /** Of a rule with {@link AlertingRule.hold}; none of an alert that is older than that. */
+  readonly recent?: RecentEvaluations | undefined;
 }
 
 /** A rule, and what became of it so far. */
 export interface RuleWithState {
-  readonly group: Pick<RuleGroup, "name" | "limit" | "queryOffsetSeconds" | "labels">;
+  readonly group: Pick<
+    RuleGroup,
+    "name" | "intervalSeconds" | "limit" | "queryOffsetSeconds" | "labels"
+  >;
   readonly rule: Rule;
   readonly instances: readonly AlertInstance[];
 }
@@ -106,6 +128,11 @@ export interface PreparedRules {
  * Beyond Prometheus there is a policy for alerts of which no sample comes any more (see {@link AlertingRule.noDataPolicy}): of
  * an alert whose expression no longer holds, but of whose labels no selected series has a sample since it last held, nothing is
  * known. `keep` leaves it as it is and marks it, `alert` lets it fire, `ok` resolves it as Prometheus would.
+ *
+ * An alert of a rule with {@link AlertingRule.hold} fires when it held in enough of its last evaluations, and is pending while it
+ * held in any of them. Those in which nothing was known of it do not count, unless with `ok`, for which it did not hold then.
+ * One that fires ends, if the rule has a {@link AlertingRule.clearExpr}, only when that has a sample of its labels: neither
+ * between the two thresholds nor without data, whatever the policy.
  *
  * @param now milliseconds since 1970.
  */
@@ -247,6 +274,10 @@ function prepareRule(
     };
   }
 
+  const { clearExpr } = rule;
+  const clear = clearExpr === null
+    ? undefined
+    : inClearExpr(() => planQuery(parseClearExpr(clearExpr), clearExpr, time));
   const templates = [...Object.values(labels), ...Object.values(rule.annotations)].map(
     readTemplate,
   );
@@ -274,22 +305,37 @@ function prepareRule(
       return answer;
     });
     const active = activate(result, rule, labels, expand);
+    // Also where no alert fires: what is wrong with it is not to come out only then.
+    const cleared = clear &&
+      inClearExpr(() => toVector(clear.query.evaluate(read(clear)).value));
     const { selections } = planned.query;
     const own = new Set([...Object.keys(labels), ...made, "alertname"]);
-    let known: readonly KnownSeries[] | undefined;
+    let samples: NewestSamples | undefined;
     const findNewest = (identity: Labels) => {
-      known ??= listNewestFirst(now, selections, series);
-      const wanted = Object.entries(identity).filter(([name]) => !own.has(name));
-      return known.find((one) => mayBelong(one.labels, wanted))?.newestAt;
+      samples ??= new NewestSamples(listKnown(now, selections, series));
+      return samples.find(
+        Object.fromEntries(Object.entries(identity).filter(([name]) => !own.has(name))),
+      );
     };
     const before = instances.map((instance) => notAfter(instance, now));
-    const evaluation = advance(before, active, rule, now, {
+    const interval = (group.intervalSeconds || DEFAULT_INTERVAL_SECONDS) * 1000;
+    const evaluation = advance(before, active, rule, { at: now, interval }, {
       findNewest,
       isAboutSeries: selections.length > 0,
+      isCleared: cleared && matchCleared(cleared, labels, expand),
     });
     const limit = Math.min(group.limit || INSTANCE_LIMIT, INSTANCE_LIMIT);
     return { ...makeRoom(evaluation, limit, now), samples: [] };
   };
+}
+
+/** Says of an error that it is of the clear expression. */
+function inClearExpr<T>(work: () => T): T {
+  try {
+    return work();
+  } catch (cause) {
+    throw new Error(`clear_expr: ${(cause as Error).message}`, { cause });
+  }
 }
 
 /** A text that is no template is its own error, when it is expanded. */
@@ -324,7 +370,9 @@ function setLabels(labels: Labels, changes: Texts): Labels {
 
 /** A text without what Postgres refuses, NUL and halves of pairs: one rule that makes them would keep all from being stored. */
 const toStorable = (text: string) =>
-  text.replaceAll("\0", "\uFFFD").replace(/\p{Surrogate}/gu, "\uFFFD");
+  /[\0\uD800-\uDFFF]/.test(text)
+    ? text.replaceAll("\0", "\uFFFD").replace(/\p{Surrogate}/gu, "\uFFFD")
+    : text;
 
 function recordSamples(
   name: string,
@@ -400,6 +448,33 @@ function activate(
   return active;
 }
 
+/**
+ * Tells of which alerts these are the series. Labels of the rule do not count, as they may tell a value, unless they take
+ * the place of one of the series: that told alerts apart.
+ */
+function matchCleared(
+  samples: readonly VectorSample[],
+  ruleLabels: Texts,
+  expand: Expander,
+): (alert: Labels) => boolean {
+  const own = Object.keys(ruleLabels);
+  const keyOf = (labels: Labels, replaced: readonly string[]) => {
+    const dropped = new Set([...own.filter((name) => !replaced.includes(name)), "alertname"]);
+    const kept = Object.entries(labels).filter(([name]) => !dropped.has(name));
+    return JSON.stringify([replaced, labelsKey(Object.fromEntries(kept))]);
+  };
+  const keys = new Set<string>();
+  const variants = new Map<string, readonly string[]>();
+  for (const sample of samples) {
+    const replaced = own.filter((name) => labelOf(sample.labels, name) !== "");
+    const { [METRIC_NAME]: _, ...series } = sample.labels;
+    const texts = replaced.map((name) => [name, expand(ruleLabels[name]!, sample)]);
+    keys.add(keyOf(setLabels(series, Object.fromEntries(texts)), replaced));
+    variants.set(replaced.join(), replaced);
+  }
+  return (alert) => [...variants.values()].some((replaced) => keys.has(keyOf(alert, replaced)));
+}
+
 type AlertEvaluation = Pick<Evaluation, "instances" | "transitions">;
 
 /** What is known of the samples that alerts of a rule are about. */
@@ -408,6 +483,8 @@ interface SampleKnowledge {
   findNewest(labels: Labels): number | undefined;
   /** An expression without selectors always says all there is to say. */
   readonly isAboutSeries: boolean;
+  /** Whether an alert of these labels may end; none if it may as soon as it does not hold. */
+  readonly isCleared: ((labels: Labels) => boolean) | undefined;
 }
 
 /** Alerts as they were, turned into what they are now. */
@@ -415,9 +492,10 @@ function advance(
   before: readonly AlertInstance[],
   active: ReadonlyMap<string, ActiveAlert>,
   rule: AlertingRule,
-  now: number,
-  { findNewest, isAboutSeries }: SampleKnowledge,
+  time: EvaluationTime,
+  { findNewest, isAboutSeries, isCleared }: SampleKnowledge,
 ): AlertEvaluation {
+  const now = time.at;
   const known = new Map(before.map((instance) => [labelsKey(instance.labels), instance]));
   const instances: AlertInstance[] = [];
   const transitions: AlertTransition[] = [];
@@ -433,14 +511,13 @@ function advance(
 
   for (const [key, alert] of active) {
     const old = known.get(key);
-    const next = stayActive(old, alert, findNewest(alert.labels), rule, now);
+    const next = stayActive(old, alert, findNewest(alert.labels), rule, time);
     settle(old?.state ?? "inactive", next);
   }
   for (const [key, old] of known) {
     if (active.has(key)) continue;
-    const next = isAboutSeries && rule.noDataPolicy !== "ok" && !hasNews(old)
-      ? stayUnknown(old, rule.noDataPolicy, now)
-      : keepFiring(old, rule, now);
+    const isUnknown = isAboutSeries && !hasNews(old);
+    const next = stayInactive(old, rule, time, { isUnknown, isCleared });
     if (next) settle(old.state, next);
     else transitions.push(transition(old, old.state, "inactive", now));
   }
@@ -480,6 +557,8 @@ function notAfter(instance: AlertInstance, now: number): AlertInstance {
     fired_at: cut(instance.fired_at),
     keep_firing_since: cut(instance.keep_firing_since),
     last_sample_at: cut(instance.last_sample_at),
+    ...(instance.recent &&
+      { recent: { ...instance.recent, evaluated_at: cut(instance.recent.evaluated_at) } }),
   };
 }
 
@@ -505,10 +584,15 @@ function stayActive(
   { labels, annotations, value }: ActiveAlert,
   newestAt: number | undefined,
   rule: AlertingRule,
-  now: number,
+  time: EvaluationTime,
 ): AlertInstance {
+  const now = time.at;
   const activeAt = old?.active_at ?? toIso(now);
-  const isFiring = old?.state === "firing" || now - Date.parse(activeAt) >= rule.forSeconds * 1000;
+  const recent = rule.hold && rememberEvaluation(old?.recent, true, rule.hold, time);
+  const hasHeld = rule.hold && recent
+    ? countHeld(recent) >= rule.hold.count
+    : now - Date.parse(activeAt) >= rule.forSeconds * 1000;
+  const isFiring = old?.state === "firing" || hasHeld;
   return {
     labels,
     annotations,
@@ -519,7 +603,31 @@ function stayActive(
     keep_firing_since: null,
     last_sample_at: newestAt === undefined ? null : toIso(newestAt),
     no_data: false,
+    ...(recent && { recent }),
   };
+}
+
+/** An alert whose expression does not hold. Undefined if it is over. */
+function stayInactive(
+  old: AlertInstance,
+  rule: AlertingRule,
+  time: EvaluationTime,
+  { isUnknown, isCleared }: { isUnknown: boolean } & Pick<SampleKnowledge, "isCleared">,
+): AlertInstance | undefined {
+  const now = time.at;
+  const policy = isUnknown ? rule.noDataPolicy : "ok";
+  const alert: AlertInstance = rule.hold && policy === "ok"
+    ? { ...old, recent: rememberEvaluation(old.recent, false, rule.hold, time) }
+    : old;
+  if (old.state === "firing" && isCleared) {
+    return isCleared(old.labels)
+      ? keepFiring(alert, rule, now)
+      : { ...alert, keep_firing_since: null, no_data: isUnknown };
+  }
+  if (policy !== "ok") return stayUnknown(old, policy, now);
+  if (old.state === "firing") return keepFiring(alert, rule, now);
+  const hasHeldLately = rule.hold && alert.recent && countHeld(alert.recent) > 0;
+  return hasHeldLately ? { ...alert, no_data: false } : undefined;
 }
 
 function stayUnknown(
@@ -536,25 +644,19 @@ function stayUnknown(
   };
 }
 
-/** Undefined if the alert is over. */
+/** An alert that would be over. Undefined if it is. */
 function keepFiring(
   old: AlertInstance,
   rule: AlertingRule,
   now: number,
 ): AlertInstance | undefined {
-  if (old.state === "pending") return undefined;
   const since = old.keep_firing_since ?? toIso(now);
   if (now - Date.parse(since) >= rule.keepFiringForSeconds * 1000) return undefined;
   return { ...old, keep_firing_since: since, no_data: false };
 }
 
-interface KnownSeries {
-  readonly labels: Labels;
-  readonly newestAt: number;
-}
-
-/** Series that have a sample within their selection, by the newest one. With an `offset` that is when it came into sight. */
-function listNewestFirst(
+/** Series that have a sample within their selection. With an `offset` that is when it came into sight. */
+function listKnown(
   now: number,
   selections: readonly Selection[],
   series: readonly (readonly SampledSeries[])[],
@@ -565,15 +667,7 @@ function listNewestFirst(
       while (at >= 0 && (times[at]! > until || stale?.includes(at))) at -= 1;
       return at < 0 || times[at]! < from ? [] : [{ labels, newestAt: times[at]! + now - until }];
     })
-  ).toSorted((a, b) => b.newestAt - a.newestAt);
-}
-
-/**
- * Whether a series may belong to an alert. It does unless it has a label of the alert with another value: an aggregate knows
- * fewer labels than its series, a join more.
- */
-function mayBelong(labels: Labels, wanted: readonly (readonly [string, string])[]): boolean {
-  return wanted.every(([name, value]) => labels[name] === undefined || labels[name] === value);
+  );
 }
 
 /** Labels that an expression makes up, so that they say nothing about its series. */

@@ -107,7 +107,19 @@ export function findQueries({ body, definitions }: Template): string[] {
 type Signal = "done" | "break" | "continue";
 type Variables = [name: string, value: GoValue][];
 
+/** What a template says that asks for nothing, as most labels do; null for any other. */
+function plainText({ body }: Template): string | null {
+  let text = "";
+  for (const node of body) {
+    if (node.kind !== "text") return null;
+    text += node.text;
+  }
+  return text.length <= OUTPUT_LIMIT ? text : null;
+}
+
 function execute(template: Template, data: TemplateData): string {
+  const plain = plainText(template);
+  if (plain !== null) return plain;
   const labels = new Map(Object.entries(data.labels));
   const externalLabels = new Map(Object.entries(data.externalLabels ?? {}));
   const externalUrl = data.externalUrl ?? "";

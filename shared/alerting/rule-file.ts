@@ -1,13 +1,19 @@
 import type { Node } from "yaml";
+import type { Expr } from "../promql/ast.ts";
 import { formatDuration } from "../promql/durations.ts";
 import { formatLabels } from "../promql/format-labels.ts";
 import { labelsKey } from "../promql/labels-key.ts";
 import { parseExpr } from "../promql/parse-expr.ts";
 import { PromqlError } from "../promql/promql-error.ts";
 import { explainTemplateError, parseRuleTemplate } from "./expand-template.ts";
+import { parseClearExpr } from "./parse-clear-expr.ts";
 import { TemplateError } from "./parse-template.ts";
 import {
   type AlertingRule,
+  type Hold,
+  HOLD_WINDOW_LIMIT,
+  INCIDENT_LABEL,
+  INCIDENT_SEVERITIES,
   labelsOf,
   NO_DATA_POLICIES,
   type NoDataPolicy,
@@ -25,6 +31,8 @@ import { printYaml, type RulePlace, YamlSource } from "./yaml-source.ts";
 export const RUNBOOK_ANNOTATION = "runbook_url";
 export const NO_DATA_ANNOTATION = "pgvigil_no_data_policy";
 export const MODE_ANNOTATION = "pgvigil_mode";
+export const HOLD_ANNOTATION = "pgvigil_hold";
+export const CLEAR_ANNOTATION = "pgvigil_clear_expr";
 
 const GROUP_FIELDS = ["name", "interval", "query_offset", "limit", "labels", "rules"];
 const RULE_FIELDS = ["record", "alert", "expr", "for", "keep_firing_for", "labels", "annotations"];
@@ -33,7 +41,8 @@ const LABEL_NAME = /^[a-zA-Z_][a-zA-Z0-9_]*$/;
 /**
  * Reads a rule file of Prometheus, as strictly as `promtool check rules`.
  *
- * Severity is the label `severity` if that is one of ours, else warning; runbook, no-data policy and mode are annotations.
+ * Severity is the label `severity` if that is one of ours, else warning; runbook, no-data policy, mode, hold and clear
+ * expression are annotations.
  *
  * @throws {FileError} with all that is wrong, each with line, column, group and rule.
  */
@@ -70,10 +79,7 @@ function readNamedGroup(source: YamlSource, fields: Fields, name: string): RuleG
   }
   const intervalSeconds = source.seconds(fields.get("interval"), "interval");
   const queryOffsetSeconds = source.seconds(fields.get("query_offset"), "query_offset");
-  const labels = source.texts(fields.get("labels"), "labels");
-  for (const [label, at] of source.nodes(fields.get("labels"), "labels")) {
-    if (!isLabelName(label)) source.refuse(at, `invalid label name: ${label}`);
-  }
+  const labels = readLabels(source, fields.get("labels"));
   return {
     name,
     ...(intervalSeconds !== undefined && { intervalSeconds }),
@@ -106,7 +112,20 @@ function readRules(
   });
 }
 
-const isLabelName = (name: string) => LABEL_NAME.test(name) && name !== "__name__";
+function readLabels(source: YamlSource, node: Node | null | undefined): Texts {
+  const labels = source.texts(node, "labels");
+  for (const [label, at] of source.nodes(node, "labels")) {
+    if (!LABEL_NAME.test(label) || label === "__name__") {
+      source.refuse(at, `invalid label name: ${label}`);
+    }
+    const severities: readonly string[] = INCIDENT_SEVERITIES;
+    if (label === INCIDENT_LABEL && !severities.includes(labels[label]!)) {
+      const choice = severities.join(", ");
+      source.refuse(at, `label "${INCIDENT_LABEL}" must be one of ${choice}, and no template`);
+    }
+  }
+  return labels;
+}
 
 function readRule(source: YamlSource, node: Node, place: RulePlace): Rule {
   const fields = source.fields(node, RULE_FIELDS, "rule");
@@ -131,7 +150,7 @@ function readNamedRule(
   const forSeconds = source.seconds(fields.get("for"), "for") ?? 0;
   const keepFiringForSeconds = source.seconds(fields.get("keep_firing_for"), "keep_firing_for") ??
     0;
-  const labels = source.texts(fields.get("labels"), "labels");
+  const labels = readLabels(source, fields.get("labels"));
   const annotations = source.texts(fields.get("annotations"), "annotations");
 
   if (record !== "" && alert !== "") {
@@ -140,10 +159,6 @@ function readNamedRule(
   if (record === "" && alert === "") refuse(node, "one of 'record' or 'alert' must be set");
   if (expr === "") refuse(fields.get("expr"), "field 'expr' must be set in rule");
   else checkExpr(source, fields.get("expr"), expr);
-  const labelNodes = source.nodes(fields.get("labels"), "labels");
-  for (const [label, at] of labelNodes) {
-    if (!isLabelName(label)) refuse(at, `invalid label name: ${label}`);
-  }
 
   if (record !== "") {
     for (const field of ["annotations", "for", "keep_firing_for"]) {
@@ -174,7 +189,7 @@ function readNamedRule(
       source.refuseAt(at, `${kind} ${JSON.stringify(key)}: ${problem.message}`);
     }
   };
-  checkTemplates("label", labels, labelNodes);
+  checkTemplates("label", labels, source.nodes(fields.get("labels"), "labels"));
   checkTemplates("annotation", annotations, annotationNodes);
   for (
     const [annotation, allowed] of [[NO_DATA_ANNOTATION, NO_DATA_POLICIES], [
@@ -189,6 +204,20 @@ function readNamedRule(
         `annotation "${annotation}" must be one of ${allowed.join(", ")}`,
       );
     }
+  }
+  const { [HOLD_ANNOTATION]: hold, [CLEAR_ANNOTATION]: clearExpr } = annotations;
+  if (hold !== undefined) {
+    const at = annotationNodes.get(HOLD_ANNOTATION);
+    if (parseHold(hold) === null) {
+      const bounds = `1 <= N <= M <= ${HOLD_WINDOW_LIMIT}`;
+      refuse(at, `annotation "${HOLD_ANNOTATION}" must be like "3 of 5": N of M, ${bounds}`);
+    }
+    if (forSeconds !== 0) {
+      refuse(at, `annotation "${HOLD_ANNOTATION}" cannot stand beside 'for': only one may be set`);
+    }
+  }
+  if (clearExpr !== undefined) {
+    checkClearExpr(source, annotationNodes.get(CLEAR_ANNOTATION), clearExpr);
   }
   return {
     kind: "alerting",
@@ -215,14 +244,26 @@ function checkExpr(
   source: YamlSource,
   node: Node | null | undefined,
   expr: string,
+  { parse, prefix }: { parse: (text: string) => Expr; prefix: string } = {
+    parse: parseExpr,
+    prefix: "",
+  },
 ): void {
   try {
-    parseExpr(expr);
+    parse(expr);
   } catch (error) {
     if (!(error instanceof PromqlError)) throw error;
     const at = source.offsetIn(node, expr, error.place?.start ?? 0);
-    source.refuseAt(at, `could not parse expression: ${error.message}`);
+    source.refuseAt(at, `${prefix}could not parse expression: ${error.message}`);
   }
+}
+
+function checkClearExpr(source: YamlSource, node: Node | null | undefined, expr: string): void {
+  const prefix = `annotation "${CLEAR_ANNOTATION}": `;
+  const template = expr.indexOf("{{");
+  if (template < 0) return checkExpr(source, node, expr, { parse: parseClearExpr, prefix });
+  const at = source.offsetIn(node, expr, template);
+  source.refuseAt(at, `${prefix}{{ begins a template, which it is not: write \\x7b{ in a string`);
 }
 
 function checkTemplate(text: string, alert: string): { at: number; message: string } | undefined {
@@ -235,7 +276,19 @@ function checkTemplate(text: string, alert: string): { at: number; message: stri
   }
 }
 
-type Meaning = Pick<AlertingRule, "severity" | "runbookUrl" | "noDataPolicy" | "mode">;
+/** Reads `3 of 5`; null for what is none. */
+function parseHold(text: string): Hold | null {
+  const [, count, window] = (/^([1-9]\d?) of ([1-9]\d?)$/.exec(text) ?? []).map(Number);
+  if (count === undefined || window === undefined) return null;
+  return count <= window && window <= HOLD_WINDOW_LIMIT ? { count, window } : null;
+}
+
+const formatHold = ({ count, window }: Hold) => `${count} of ${window}`;
+
+type Meaning = Pick<
+  AlertingRule,
+  "severity" | "runbookUrl" | "noDataPolicy" | "mode" | "hold" | "clearExpr"
+>;
 
 /** What labels and annotations say beyond Prometheus. */
 function readMeaning(labels: Texts, annotations: Texts): Meaning {
@@ -249,6 +302,8 @@ function readMeaning(labels: Texts, annotations: Texts): Meaning {
     runbookUrl: annotations[RUNBOOK_ANNOTATION] ?? null,
     noDataPolicy: choose<NoDataPolicy>(NO_DATA_POLICIES, annotations[NO_DATA_ANNOTATION], "keep"),
     mode: choose<RuleMode>(RULE_MODES, annotations[MODE_ANNOTATION], "live"),
+    hold: parseHold(annotations[HOLD_ANNOTATION] ?? ""),
+    clearExpr: annotations[CLEAR_ANNOTATION] ?? null,
   };
 }
 
@@ -259,8 +314,13 @@ function writeMeaning(rule: AlertingRule): { labels: Texts; annotations: Texts }
     ? rule.labels
     : { ...rule.labels, severity: rule.severity };
   const annotations: Record<string, string> = { ...rule.annotations };
-  if (rule.runbookUrl === null) delete annotations[RUNBOOK_ANNOTATION];
-  else annotations[RUNBOOK_ANNOTATION] = rule.runbookUrl;
+  const set = (name: string, text: string | null) => {
+    if (text === null) delete annotations[name];
+    else annotations[name] = text;
+  };
+  set(RUNBOOK_ANNOTATION, rule.runbookUrl);
+  set(HOLD_ANNOTATION, rule.hold && formatHold(rule.hold));
+  set(CLEAR_ANNOTATION, rule.clearExpr);
   if (said.noDataPolicy !== rule.noDataPolicy) annotations[NO_DATA_ANNOTATION] = rule.noDataPolicy;
   if (said.mode !== rule.mode) annotations[MODE_ANNOTATION] = rule.mode;
   return { labels, annotations };

@@ -9,6 +9,22 @@ export type NoDataPolicy = typeof NO_DATA_POLICIES[number];
 export const RULE_MODES = ["shadow", "live"] as const;
 export type RuleMode = typeof RULE_MODES[number];
 
+/** Most evaluations of which a rule may count those that held. */
+export const HOLD_WINDOW_LIMIT = 60;
+
+/** How often a condition has to hold for its alert to fire: in `count` of the last `window` evaluations, 1 ≤ count ≤ window. */
+export interface Hold {
+  readonly count: number;
+  /** At most {@link HOLD_WINDOW_LIMIT}. */
+  readonly window: number;
+}
+
+/** Label of a rule whose alerts open an incident of that severity when they fire; never a template. */
+export const INCIDENT_LABEL = "pgvigil_incident";
+/** The first is the worst. */
+export const INCIDENT_SEVERITIES = ["P0", "P1", "P2", "P3"] as const;
+export type IncidentSeverity = typeof INCIDENT_SEVERITIES[number];
+
 /** Texts by name; unlike the labels of a series they may be empty. */
 export type Texts = Readonly<Record<string, string>>;
 
@@ -18,6 +34,10 @@ export interface AlertingRule {
   readonly expr: string;
   readonly forSeconds: number;
   readonly keepFiringForSeconds: number;
+  /** Instead of `forSeconds`, which is 0 then. */
+  readonly hold: Hold | null;
+  /** What has to hold for an alert that fires to end; null if it is enough that `expr` no longer does. */
+  readonly clearExpr: string | null;
   /** Templates. */
   readonly labels: Texts;
   /** Templates. */

@@ -98,7 +98,12 @@ function evaluateTestedRule(
   { externalLabels, externalUrl }: RuleTest,
   store: TestStore,
 ): string[] {
-  const prepared = prepareRules([tested], now, { externalLabels, externalUrl, subqueryStep: step });
+  // However often a group wants to be evaluated, in a test it is at every step.
+  const group = { ...tested.group, intervalSeconds: step / 1000 };
+  const prepared = prepareRules([{ ...tested, group }], now, {
+    ...{ externalLabels, externalUrl },
+    subqueryStep: step,
+  });
   const [outcome] = prepared.evaluate(store.select(prepared.selections));
   if (outcome!.error !== null) {
     return [`rule: ${tested.rule.name}, time: ${formatDuration(now)}, err: ${outcome!.error}`];

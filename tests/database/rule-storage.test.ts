@@ -83,6 +83,7 @@ describe("monitor.save_rules()", () => {
     expect(await save(query, groups)).toEqual(counts({ inserted: 2 }));
     const common = {
       ...{ rule_id: expect.any(Number), for_seconds: 0, keep_firing_for_seconds: 0 },
+      ...{ hold_count: null, hold_window: null, clear_expr: null },
       ...{ labels: {}, annotations: {}, no_data_policy: "keep", runbook_url: null },
       ...{ mode: "live", enabled: true, state: NEW_STATE },
     };
@@ -104,8 +105,11 @@ describe("monitor.save_rules()", () => {
       ...{ no_data_policy: "alert", severity: "critical", mode: "shadow", enabled: false },
       runbook_url: "https://runbooks.test/queue",
     });
-    await save(query, [group([rule], { interval_seconds: 300 })]);
-    expect(await readGroup(query)).toMatchObject({ interval_seconds: 300, rules: [rule] });
+    const other = alerting({
+      ...{ name: "Other", hold_count: 3, hold_window: 5, clear_expr: "queue_depth < 500" },
+    });
+    await save(query, [group([rule, other], { interval_seconds: 300 })]);
+    expect(await readGroup(query)).toMatchObject({ interval_seconds: 300, rules: [rule, other] });
   });
 
   it.for([
@@ -232,6 +236,8 @@ describe("monitor.save_rules()", () => {
   it.for<[object, object]>([
     [{ expr: "queue_depth > 2000" }, TO_EVALUATE],
     [{ for_seconds: 60 }, TO_EVALUATE],
+    [{ hold_count: 1, hold_window: 1 }, TO_EVALUATE],
+    [{ clear_expr: "queue_depth < 500" }, TO_EVALUATE],
     [{ enabled: false }, FORGOTTEN],
     [{ enabled: false, for_seconds: 60 }, FORGOTTEN],
     [{ annotations: { summary: "Much to do" } }, OLD_STATE],
@@ -249,6 +255,38 @@ describe("monitor.save_rules()", () => {
       state,
     }]);
   });
+
+  it.for<[object, object]>([
+    [{ hold_count: 2 }, TO_EVALUATE],
+    [{ hold_window: 6 }, TO_EVALUATE],
+    [{ clear_expr: "queue_depth < 1" }, TO_EVALUATE],
+    [{ clear_expr: null }, TO_EVALUATE],
+    [{ hold_count: null, hold_window: null, for_seconds: 60 }, TO_EVALUATE],
+    [{ hold_window: 6, enabled: false }, FORGOTTEN],
+    [{ mode: "shadow" }, OLD_STATE],
+  ])("of how often it has to hold, and of what clears it, to %o likewise: %o", async (
+    [change, state],
+    { query },
+  ) => {
+    const rule = (more: object = {}) =>
+      alerting({ hold_count: 3, hold_window: 5, clear_expr: "queue_depth < 500", ...more });
+    await save(query, [group([rule()])]);
+    await evaluate(query);
+    expect(await save(query, [group([rule()])])).toEqual(counts({ unchanged: 1 }));
+    expect(await readRules(query)).toMatchObject([{ state: OLD_STATE }]);
+    expect(await save(query, [group([rule(change)])])).toEqual(counts({ updated: 1 }));
+    expect(await readRules(query)).toMatchObject([{ ...rule(change), state }]);
+  });
+
+  it.for(["hold_count = 2", "hold_window = 6", "clear_expr = null"])(
+    "so it is when the row itself gets %s",
+    async (change, { query }) => {
+      await save(query, [group([alerting({ hold_count: 3, hold_window: 5, clear_expr: "1" })])]);
+      await evaluate(query);
+      await query(`update monitor.alert_rules set ${change} where group_name = 'a test'`);
+      expect(await readRules(query)).toMatchObject([{ state: TO_EVALUATE }]);
+    },
+  );
 
   it("forgets it also when the row itself is changed, and takes it away with the rule", async ({ query }) => {
     await save(query, [group([alerting()])]);
@@ -276,6 +314,16 @@ describe("monitor.save_rules()", () => {
     ["an empty expression", { expr: " \n\t" }, "23514"],
     ["a negative duration", { for_seconds: -1 }, "23514"],
     ["a duration that is none", { keep_firing_for_seconds: "5m" }, "22P02"],
+    ["a hold without a window", { hold_count: 1 }, "23514"],
+    ["a window without a hold", { hold_window: 1 }, "23514"],
+    ["a hold of none", { hold_count: 0, hold_window: 1 }, "23514"],
+    ["a hold of less than none", { hold_count: -1, hold_window: 1 }, "23514"],
+    ["more of a window than it has", { hold_count: 4, hold_window: 3 }, "23514"],
+    ["a hold that is half", { hold_count: 1.5, hold_window: 3 }, "22P02"],
+    ["a hold and a duration", { hold_count: 1, hold_window: 1, for_seconds: 0.5 }, "23514"],
+    ["an empty clear expression", { clear_expr: "" }, "23514"],
+    ["a clear expression of spaces", { clear_expr: " \n\t" }, "23514"],
+    ["a clear expression that is a template", { clear_expr: 'x{a="{{"}' }, "23514"],
     ["labels that are no object", { labels: ["a"] }, "23514"],
     ["a label that is no text", { labels: { a: 1 } }, "23514"],
     ["a label that is null", { labels: { a: null } }, "23514"],
@@ -292,6 +340,8 @@ describe("monitor.save_rules()", () => {
     ["a recording rule with annotations", recording({ annotations: { a: "b" } }), "23514"],
     ["a recording rule with for", recording({ for_seconds: 1 }), "23514"],
     ["a recording rule with keep_firing_for", recording({ keep_firing_for_seconds: 1 }), "23514"],
+    ["a recording rule with a hold", recording({ hold_count: 1, hold_window: 1 }), "23514"],
+    ["a recording rule with a clear expression", recording({ clear_expr: "1" }), "23514"],
     ["a recording rule with a severity", recording({ severity: "info" }), "23514"],
     ["a recording rule with a runbook", recording({ runbook_url: "https://a" }), "23514"],
     ["a metric of a wrong name", recording({ name: "a-b" }), "23514"],
@@ -348,6 +398,9 @@ describe("monitor.save_rules()", () => {
     ["characters of an alert's name", (count) => alerting({ name: "é".repeat(count) }), 200],
     ["characters of a metric", (count) => recording({ name: "a".repeat(count) }), 200],
     ["bytes of an expression", (count) => alerting({ expr: "1".repeat(count) }), 16384],
+    ["bytes of a clear expression", (count) => alerting({ clear_expr: "1".repeat(count) }), 16384],
+    ["evaluations", (count) => alerting({ hold_count: 1, hold_window: count }), 60],
+    ["evaluations to hold in", (count) => alerting({ hold_count: count, hold_window: 60 }), 60],
     ["seconds of for", (count) => alerting({ for_seconds: count }), 31536000],
     [
       "seconds of keep_firing_for",
@@ -472,7 +525,8 @@ describe("monitor.read_rules()", () => {
   });
 
   it("gives back what save_rules takes, but for the id and the state", async ({ query }) => {
-    await save(query, [group([alerting({ labels: { a: "b" } }), recording()])]);
+    const held = { hold_count: 2, hold_window: 3, clear_expr: "queue_depth < 1" };
+    await save(query, [group([alerting({ labels: { a: "b" }, ...held }), recording()])]);
     const { rules, ...stored } = (await readGroup(query))!;
     const listed = rules.map(({ rule_id: _, state: __, ...rule }) => rule);
     expect(await save(query, [{ ...stored, rules: listed }], true)).toEqual(

@@ -251,6 +251,77 @@ describe("runTestFile()", () => {
   });
 });
 
+describe("runTestFile(), what promtool does not know", () => {
+  const CONDITIONS = `groups:
+  - name: conditions
+    interval: 10s
+    rules:
+      - alert: Often
+        expr: cpu > 90
+        annotations: {pgvigil_hold: 2 of 3}
+      - alert: Hot
+        expr: cpu > 90
+        labels: {pgvigil_incident: P1}
+        annotations: {pgvigil_clear_expr: cpu < 80}
+`;
+  /** Tests that of the values, one a minute, an alert fires in the minutes that are `f`. */
+  const failures = (alert: string, values: string, states: string) => {
+    const [labels, annotations] = alert === "Often"
+      ? ["", "pgvigil_hold: 2 of 3"]
+      : ["pgvigil_incident: P1", "pgvigil_clear_expr: cpu < 80"];
+    const firing = `{exp_labels: {${labels}}, exp_annotations: {${annotations}}}`;
+    const expected = [...states.replaceAll(" ", "")].map((state, minute) =>
+      `      - {eval_time: ${minute}m, alertname: ${alert}, exp_alerts: [${
+        state === "f" ? firing : ""
+      }]}\n`
+    );
+    write("rules.yaml", CONDITIONS);
+    const path = write(
+      "test.yaml",
+      `rule_files: [rules.yaml]\nevaluation_interval: 1m\ntests:\n  - interval: 1m\n    input_series:\n` +
+        `      - {series: cpu, values: "${values}"}\n    alert_rule_test:\n${expected.join("")}`,
+    );
+    return runTestFile(path).verdicts.flatMap((verdict) => verdict.failures);
+  };
+
+  it.each([
+    ["Often", "91 85 91 85 91 91", "- - f - - f"],
+    ["Often", "91 85 85 91 85 85", "- - - - - -"],
+    ["Often", "91 stale 91 85", "- - f -"],
+    ["Hot", "85 91 85 80 79 85 91", "- f f f - - f"],
+    ["Hot", "91 stale _ _ 85 79", "f f f f f -"],
+  ])("%s: %s fires like %s", (alert, values, states) => {
+    expect(failures(alert, values, states)).toEqual([]);
+    const last = states.endsWith("f") ? "-" : "f";
+    expect(failures(alert, values, states.slice(0, -1) + last)).toHaveLength(1);
+  });
+
+  it.skipIf(!hasPromtool)("stands where promtool accepts it, also as we write it", () => {
+    const path = write("conditions.yaml", CONDITIONS);
+    const written = write("written.yaml", printRuleFile(readRuleFile(path)));
+    const { status, stdout, stderr } = promtool("check", "rules", path, written);
+    expect([status, stdout + stderr]).toEqual([0, expect.stringContaining("SUCCESS")]);
+  });
+
+  it("is refused by a check, with line and column", () => {
+    const path = write(
+      "bad.yaml",
+      CONDITIONS.replace("2 of 3", "4 of 3").replace("cpu < 80", '"cpu[5m]"').replace("P1", "P5"),
+    );
+    const { status, stderr } = run(["check", path]);
+    expect(status).toBe(1);
+    expect(stderr.trim().split("\n").map((line) => line.slice(path.length + 1))).toEqual([
+      expect.stringMatching(
+        /^7:37: group "conditions", rule 1, "Often": annotation "pgvigil_hold"/,
+      ),
+      expect.stringMatching(/^10:36: group "conditions", rule 2, "Hot": label "pgvigil_incident"/),
+      expect.stringMatching(
+        /^11:44: group "conditions", rule 2, "Hot": annotation "pgvigil_clear_/,
+      ),
+    ]);
+  });
+});
+
 /** Ways to show a number, and what else a template may do with a sample. */
 const TEMPLATES = [
   ...[
@@ -429,9 +500,25 @@ describe("shipped rules", () => {
       for (const rule of readRuleFile(path).flatMap(({ rules }) => rules)) {
         expect([rule.name, rule.labels]).toEqual([
           rule.name,
-          { severity: expect.stringMatching(/^(warning|critical)$/), team: expect.any(String) },
+          {
+            severity: expect.stringMatching(/^(info|warning|critical)$/),
+            team: expect.any(String),
+          },
         ]);
       }
+    }
+  });
+});
+
+describe("docs/rules.md", () => {
+  it("has examples that pass their tests", () => {
+    const page = readFileSync("docs/rules.md", "utf8");
+    const files = [...page.matchAll(/^```yaml\n(# (\S+)\n[^]*?)^```/gm)]
+      .map(([, text, name]) => write(name!, text!));
+    const tests = files.filter((path) => path.endsWith(".test.yaml"));
+    expect(tests).toHaveLength(2);
+    for (const path of tests) {
+      expect(runTestFile(path).verdicts.flatMap(({ failures }) => failures)).toEqual([]);
     }
   });
 });

@@ -1,6 +1,13 @@
 import { readFileSync } from "node:fs";
+import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import type { AlertingRule, RuleGroup } from "../../shared/alerting/rule.ts";
+import {
+  type AlertingRule,
+  NO_DATA_POLICIES,
+  RULE_MODES,
+  type RuleGroup,
+  SEVERITIES,
+} from "../../shared/alerting/rule.ts";
 import {
   findDuplicateRules,
   findSavedTwins,
@@ -78,6 +85,8 @@ describe("parseRuleFile()", () => {
           runbookUrl: "https://example.com/queue",
           noDataPolicy: "alert",
           mode: "shadow",
+          hold: null,
+          clearExpr: null,
         },
         {
           kind: "recording",
@@ -188,8 +197,143 @@ describe("parseRuleFile()", () => {
       withRule("alert: A", "expr: up", "annotations:", "  pgvigil_no_data_policy: never"),
       ['7:35: group "g", rule 1, "A": annotation "pgvigil_no_data_policy" must be one of keep, alert, ok'],
     ],
+    [
+      "a hold beside a duration",
+      withRule("alert: A", "expr: up", "for: 1ms", "annotations:", "  pgvigil_hold: 3 of 5"),
+      [
+        `8:25: group "g", rule 1, "A": annotation "pgvigil_hold" cannot stand beside 'for': only one may be set`,
+      ],
+    ],
+    [
+      "a clear expression that is none",
+      withRule("alert: A", "expr: up", "annotations:", '  pgvigil_clear_expr: "up < "'),
+      [
+        expect.stringMatching(
+          /^7:3\d: group "g", rule 1, "A": annotation "pgvigil_clear_expr": could not parse expression: 1:\d+: parse error: /,
+        ) as string,
+      ],
+    ],
+    [
+      "one of several lines that is none",
+      withRule(
+        "alert: A",
+        "expr: up",
+        "annotations:",
+        "  pgvigil_clear_expr: |",
+        "    up",
+        "      + bad(",
+      ),
+      [
+        expect.stringMatching(
+          /^9:17: group "g", rule 1, "A": annotation "pgvigil_clear_expr": could not parse expression: 2:\d+: parse error: /,
+        ) as string,
+      ],
+    ],
+    ...([["x[5m]", "matrix"], ["'a'", "string"]] as const).map((
+      [expr, type],
+    ): [string, string, string[]] => [
+      `a clear expression that gives a ${type}`,
+      withRule("alert: A", "expr: up", "annotations:", `  pgvigil_clear_expr: "${expr}"`),
+      [
+        '7:32: group "g", rule 1, "A": annotation "pgvigil_clear_expr": could not parse expression: ' +
+        `1:1: parse error: must be a vector or scalar, is a ${type}`,
+      ],
+    ]),
+    [
+      "an empty clear expression",
+      withRule("alert: A", "expr: up", "annotations:", "  pgvigil_clear_expr: ''"),
+      [
+        expect.stringMatching(
+          /^7:32: group "g", rule 1, "A": annotation "pgvigil_clear_expr": could not parse expression: /,
+        ) as string,
+      ],
+    ],
+    [
+      "a clear expression that is a template",
+      withRule(
+        "alert: A",
+        "expr: up",
+        "annotations:",
+        "  pgvigil_clear_expr: 'up{a=\"{{ $value }}\"}'",
+      ),
+      [
+        '7:38: group "g", rule 1, "A": annotation "pgvigil_clear_expr": {{ begins a template, which it is not: write \\x7b{ in a string',
+      ],
+    ],
+    ["an incident of a group", "groups:\n- name: g\n  labels: {pgvigil_incident: P4}\n", [
+      '3:30: group "g": label "pgvigil_incident" must be one of P0, P1, P2, P3, and no template',
+    ]],
+    [
+      "an incident of a series",
+      withRule("record: a", "expr: up", "labels:", "  pgvigil_incident: P4"),
+      [
+        '7:29: group "g", rule 1, "a": label "pgvigil_incident" must be one of P0, P1, P2, P3, and no template',
+      ],
+    ],
   ])("refuses %s, with its place", (_, yaml, problems) => {
     expect(problemsOf(yaml)).toEqual(problems);
+  });
+
+  it.each(["1 of 1", "1 of 60", "60 of 60", "3 of 5", "9 of 10"])("takes a hold of %s", (text) => {
+    const [count, window] = text.split(" of ").map(Number);
+    for (const duration of [[], ["for: 0s"]]) {
+      const file = withRule(
+        ...["alert: A", "expr: up", ...duration, "annotations:", `  pgvigil_hold: ${text}`],
+      );
+      expect(parseRuleFile(file)[0]!.rules[0]).toMatchObject({ hold: { count, window } });
+    }
+  });
+
+  it.each([
+    ...["0 of 1", "0 of 0", "1 of 0", "2 of 1", "1 of 61", "61 of 61", "1 of 100", "-1 of 5"],
+    ...["3", "", "3of5", "3  of 5", " 3 of 5", "3 of 5 ", "3 OF 5", "03 of 5", "3 of 05", "3/5"],
+    ...["3.0 of 5", "3 of 5 of 7", "three of five", "3 of 5\n", "٣ of 5"],
+  ])("refuses a hold of %j", (text) => {
+    const lines = [
+      "alert: A",
+      "expr: up",
+      "annotations:",
+      `  pgvigil_hold: ${JSON.stringify(text)}`,
+    ];
+    expect(problemsOf(withRule(...lines))).toEqual([
+      '7:25: group "g", rule 1, "A": annotation "pgvigil_hold" must be like "3 of 5": N of M, 1 <= N <= M <= 60',
+    ]);
+  });
+
+  it("takes a clear expression that is a vector or a scalar", () => {
+    for (const expr of ["x < 80", "1", "scalar(x) < bool 80", 'x{a="\\x7b{"}', "x\n< 80"]) {
+      const lines = [
+        "alert: A",
+        "expr: up",
+        `annotations: {pgvigil_clear_expr: ${JSON.stringify(expr)}}`,
+      ];
+      expect(parseRuleFile(withRule(...lines))[0]!.rules[0]).toMatchObject({ clearExpr: expr });
+    }
+  });
+
+  it("takes an incident of four severities, and no other", () => {
+    const ask = (value: string) =>
+      problemsOf(
+        withRule("alert: A", "expr: up", `labels: {pgvigil_incident: ${JSON.stringify(value)}}`),
+      );
+    for (const value of ["P0", "P1", "P2", "P3"]) expect(ask(value)).toEqual([]);
+    for (
+      const value of [
+        "P4",
+        "P",
+        "p1",
+        "P01",
+        " P1",
+        "",
+        "1",
+        "{{ $labels.severity }}",
+        '{{ "P1" }}',
+      ]
+    ) {
+      expect(ask(value)).toEqual([
+        '6:36: group "g", rule 1, "A": label "pgvigil_incident" must be one of P0, P1, P2, P3, and no template',
+      ]);
+    }
   });
 
   it("takes rules of one name that differ in labels or kind", () => {
@@ -245,6 +389,7 @@ describe("printRuleFile()", () => {
     const changed: AlertingRule = {
       ...group!.rules[0] as AlertingRule,
       ...{ severity: "info", noDataPolicy: "keep", mode: "live", runbookUrl: null },
+      ...{ forSeconds: 0, hold: { count: 3, window: 5 }, clearExpr: "queue_depth < 500" },
     };
     const [again] = parseRuleFile(printRuleFile([{ ...group!, rules: [changed] }]));
     expect(again!.rules[0]).toMatchObject({
@@ -252,7 +397,59 @@ describe("printRuleFile()", () => {
       noDataPolicy: "keep",
       mode: "live",
       runbookUrl: null,
+      hold: { count: 3, window: 5 },
+      clearExpr: "queue_depth < 500",
     });
+    const plain = { ...again!.rules[0] as AlertingRule, hold: null, clearExpr: null };
+    const [last] = parseRuleFile(printRuleFile([{ ...group!, rules: [plain] }]));
+    expect(last!.rules[0]).toMatchObject({ hold: null, clearExpr: null });
+    expect(Object.keys((last!.rules[0] as AlertingRule).annotations).join()).not.toMatch(
+      /hold|clear/,
+    );
+  });
+
+  it("comes back as the same rule, whatever that is", () => {
+    const texts = fc.dictionary(
+      fc.stringMatching(/^[a-z_]{1,7}$/),
+      fc.string().filter((text) => !text.includes("{{")),
+    );
+    const holds = fc.integer({ min: 1, max: 60 }).chain((window) =>
+      fc.record({ count: fc.integer({ min: 1, max: window }), window: fc.constant(window) })
+    );
+    const durations = fc.integer({ min: 0, max: 31_536_000 });
+    const exprs = fc.tuple(
+      fc.constantFrom(
+        "x",
+        'x{a="b c: #"}',
+        "sum by (q) (x)",
+        "sum(x)\n  /\nsum(y)",
+        'x{a="\\x7b{"}',
+      ),
+      fc.constantFrom("", " < 80", "\n  < 80\n", " unless y"),
+    ).map((parts) => parts.join(""));
+    const rules = fc.record({
+      kind: fc.constant("alerting" as const),
+      name: fc.string({ minLength: 1 }),
+      expr: exprs,
+      forSeconds: durations,
+      keepFiringForSeconds: durations,
+      labels: texts,
+      annotations: texts,
+      noDataPolicy: fc.constantFrom(...NO_DATA_POLICIES),
+      severity: fc.constantFrom(...SEVERITIES),
+      runbookUrl: fc.option(fc.webUrl()),
+      mode: fc.constantFrom(...RULE_MODES),
+      hold: fc.option(holds),
+      clearExpr: fc.option(exprs),
+    }).map((rule) => ({ ...rule, forSeconds: rule.hold ? 0 : rule.forSeconds }));
+    fc.assert(fc.property(rules, (rule: AlertingRule) => {
+      const [group] = parseRuleFile(printRuleFile([{ name: "g", rules: [rule] }]));
+      const [again] = group!.rules as AlertingRule[];
+      const { labels: _, annotations: __, ...meaning } = rule;
+      expect(again).toMatchObject(meaning);
+      // What it means stands among its labels and annotations by now.
+      expect(parseRuleFile(printRuleFile([group!]))).toEqual([group]);
+    }));
   });
 });
 
