@@ -26,6 +26,14 @@ for (const type of ["error", "unhandledrejection"]) {
   });
 }
 
+/** As the platform has it. The process goes on anyway, so there is nothing to wait for but what went wrong. */
+Object.assign(globalThis, {
+  EdgeRuntime: {
+    waitUntil: (work: Promise<unknown>) =>
+      void work.catch((error) => console.error("Failed in the background:", error)),
+  },
+});
+
 async function load(name: string): Promise<EdgeFunction> {
   const { default: edgeFunction } = await import(`${pathToFileURL(folder!)}/${name}/index.ts`);
   if (typeof edgeFunction?.fetch !== "function") {

@@ -6,7 +6,10 @@ import {
   type Server,
   type ServerResponse,
 } from "node:http";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { getRequestListener } from "@hono/node-server";
+import { PROJECT_ROOT } from "./binaries.ts";
 import { busyPort } from "./processes.ts";
 
 /** Options of {@link startGateway}. */
@@ -83,6 +86,14 @@ function proxy(
   request.pipe(forwarded);
 }
 
+/** Alerts link to their runbooks: on the local stack those of this project, as they are written. */
+function showRunbook(response: ServerResponse, page: string): void {
+  const path = join(PROJECT_ROOT, "docs", "runbooks", page);
+  if (!existsSync(path)) return answer(response, 404, "NOT_FOUND", `There is no runbook ${page}`);
+  response.writeHead(200, { "content-type": "text/plain; charset=utf-8" });
+  response.end(readFileSync(path));
+}
+
 /** Listens on `port` of this machine only. @throws {StackError} if another program has the port. */
 export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   const { port, functionsPort, wallTime = 150_000, identity } = options;
@@ -99,6 +110,8 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
       proxy(request, response, functionsPort, wallTime);
     } else if (/^\/(rest|auth)\/v1(\/|$)/.test(path)) {
       void api(request, response);
+    } else if (/^\/runbooks\/(README|[a-z0-9-]+)\.md$/.test(path)) {
+      showRunbook(response, path.slice("/runbooks/".length));
     } else {
       answer(response, 404, "NOT_FOUND", "There is /rest/v1, /auth/v1 and /functions/v1/<name>");
     }

@@ -14,12 +14,20 @@ const Keys = z.object({
   database_password: z.string(),
   admin_email: z.string(),
   admin_password: z.string(),
+  resend_api_key: z.string(),
+  resend_webhook_secret: z.string(),
 });
 
 /** Every secret of a local stack; random, so that two stacks on one machine do not open each other. */
 export type Keys = z.infer<typeof Keys>;
 
 const random = () => randomBytes(24).toString("base64url");
+
+/** Of the stand-in for Resend. Stacks that were made before there were any get them when they are next started. */
+const makeMailKeys = () => ({
+  resend_api_key: `re_${random()}`,
+  resend_webhook_secret: `whsec_${randomBytes(24).toString("base64")}`,
+});
 
 /**
  * Reads the keys kept in `folder`, or makes them the first time, readable by the owner alone.
@@ -30,7 +38,10 @@ export function readKeys(folder: string): Keys {
   const path = join(folder, "keys.json");
   if (existsSync(path)) {
     try {
-      return Keys.parse(JSON.parse(readFileSync(path, "utf8")));
+      const kept = JSON.parse(readFileSync(path, "utf8"));
+      const keys = Keys.parse({ ...makeMailKeys(), ...kept });
+      if (Object.keys(keys).some((name) => !Object.hasOwn(kept, name))) writeJsonFile(path, keys);
+      return keys;
     } catch (error) {
       throw new StackError(
         `Cannot read ${path}: ${(error as Error).message}\nStart over with: npm start -- --reset`,
@@ -53,6 +64,7 @@ export function readKeys(folder: string): Keys {
     database_password: random(),
     admin_email: "admin@example.com",
     admin_password: random(),
+    ...makeMailKeys(),
   };
   mkdirSync(folder, { recursive: true });
   writeJsonFile(path, keys);

@@ -19,6 +19,7 @@ import { writeJsonFile } from "./json-file.ts";
 import { type Keys, readKeys } from "./keys.ts";
 import { assertPortFree } from "./processes.ts";
 import { StackError } from "./stack-error.ts";
+import { ensureSomebodyIsTold } from "./telling.ts";
 import { createWorker } from "./worker.ts";
 
 /** Options of {@link startStack}. */
@@ -61,6 +62,10 @@ export interface Facts {
   readonly cron_next_key: string;
   readonly admin_email: string;
   readonly admin_password: string;
+  /** Opens the inbox for mails. */
+  readonly resend_api_key: string;
+  /** Signs what the inbox tells of mails. */
+  readonly resend_webhook_secret: string;
   readonly pid: number;
 }
 
@@ -231,11 +236,16 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
       for (const file of ["stack.json", "lock.json"]) rmSync(join(folder, file), { force: true });
     });
 
-    const inbox = await startInbox(port + 3, join(folder, "inbox.json"));
-    started.push(() => {
-      inbox.close();
-      inbox.closeAllConnections();
+    const inbox = await startInbox({
+      port: port + 3,
+      path: join(folder, "inbox.json"),
+      apiKey: keys.resend_api_key,
+      events: {
+        url: `${apiUrl}/functions/v1/receive-mail-events`,
+        secret: keys.resend_webhook_secret,
+      },
     });
+    started.push(inbox.close);
 
     let database = options.database;
     if (database) {
@@ -264,7 +274,7 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
       adminUrl: database.adminUrl,
       keys,
       apiUrl,
-      inboxUrl,
+      inboxUrl: `${inboxUrl}/auth`,
       log: join(folder, "api.log"),
     });
     started.push(api.close);
@@ -280,6 +290,12 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
           cron_next: keys.cron_next_key,
         }),
         SUPABASE_PUBLISHABLE_KEYS: JSON.stringify({ default: keys.publishable_key }),
+        RESEND_API_KEY: keys.resend_api_key,
+        RESEND_BASE_URL: inboxUrl,
+        RESEND_WEBHOOK_SECRET: keys.resend_webhook_secret,
+        PGVIGIL_MAIL_FROM: "pgvigil <alerts@example.com>",
+        // Or nothing on this machine could be told of an alert.
+        PGVIGIL_ALLOW_LOOPBACK: "1",
         ...Object.fromEntries(
           Object.entries(process.env).filter(([name]) => name.startsWith("PGVIGIL_")),
         ),
@@ -307,6 +323,7 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
     try {
       await storeVaultSecrets(client, { project_url: apiUrl, cron_secret_key: keys.cron_key });
       await ensureAdmin(client, keys, apiUrl);
+      await ensureSomebodyIsTold(client, keys.admin_email, `${apiUrl}/runbooks`);
     } finally {
       await client.end();
     }
@@ -324,6 +341,8 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
       cron_next_key: keys.cron_next_key,
       admin_email: keys.admin_email,
       admin_password: keys.admin_password,
+      resend_api_key: keys.resend_api_key,
+      resend_webhook_secret: keys.resend_webhook_secret,
       pid: process.pid,
     };
 

@@ -72,7 +72,7 @@ describe("imports of what is deployed", () => {
         expect(room).not.toBe("shared");
       } else if (!specifier.startsWith(".")) {
         // Bare: a URL or an npm: specifier does not load in Node, or not in Deno.
-        expect(specifier).toMatch(/^(@[a-z-]+\/)?[a-z][a-z0-9-]*(\/[a-z0-9-]+)*$/);
+        expect(specifier).toMatch(/^(@[a-z-]+\/)?[a-z][a-z0-9.-]*(\/[a-z0-9-]+)*$/);
         if (room === "shared") expect(PURE_PACKAGES).toContain(specifier.split("/")[0]);
       } else {
         expect(specifier).toMatch(/\.ts$/);

@@ -9,7 +9,7 @@ import process from "node:process";
 import { text } from "node:stream/consumers";
 import { promisify } from "node:util";
 import pg from "pg";
-import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
 import { PROJECT_ROOT } from "../../local/binaries.ts";
 import { commandLine } from "../../local/processes.ts";
 import type { Facts } from "../../local/stack.ts";
@@ -43,6 +43,14 @@ const FILES = {
       body: await request.text(),
       keys: Object.keys(JSON.parse(Deno.env.get("SUPABASE_SECRET_KEYS")!)),
       pid: Deno.pid,
+    }),
+  };`,
+  "functions/mail/index.ts":
+    `const NAMES = ["RESEND_API_KEY", "RESEND_BASE_URL", "RESEND_WEBHOOK_SECRET",
+    "PGVIGIL_MAIL_FROM", "PGVIGIL_ALLOW_LOOPBACK"];
+  export default {
+    fetch: () => Response.json({
+      body: Object.fromEntries(NAMES.map((name) => [name, Deno.env.get(name)])),
     }),
   };`,
   "functions/broken/index.ts": `throw new Error("no such luck");`,
@@ -248,31 +256,72 @@ describe("functions", () => {
 });
 
 describe("inbox", () => {
-  it("keeps what is sent to it, once, and shows it as text", async () => {
-    const send = (headers = {}) =>
-      fetch(`${stack.facts.inbox_url}/emails`, {
+  /** Sends when there is a place: only so many mails a second are taken. */
+  const send = (mail: object, headers: object = {}) =>
+    vi.waitFor(async () => {
+      const response = await fetch(`${stack.facts.inbox_url}/emails`, {
         method: "POST",
-        headers: { "content-type": "application/json", ...headers },
-        body: JSON.stringify({ from: "a@b.c", to: "d@e.f", subject: "<b>Hi</b>", text: "1 < 2" }),
-      }).then((response) => response.json());
-    await fetch(`${stack.facts.inbox_url}/messages`, { method: "DELETE" });
+        headers: {
+          "content-type": "application/json",
+          "authorization": `Bearer ${stack.facts.resend_api_key}`,
+          ...headers,
+        },
+        body: JSON.stringify({ from: "a@b.co", to: "d@e.fo", text: "1 < 2", ...mail }),
+      });
+      expect(response.status).not.toBe(429);
+      return response;
+    }, PATIENCE);
+  const messages = async () => (await fetch(`${stack.facts.inbox_url}/messages`)).json();
 
-    const first = await send({ "idempotency-key": "one" });
-    expect(await send({ "idempotency-key": "one" })).toEqual(first);
-    await send();
-    const messages = await (await fetch(`${stack.facts.inbox_url}/messages`)).json();
-    expect(messages).toMatchObject([{ id: first.id, to: ["d@e.f"] }, { subject: "<b>Hi</b>" }]);
+  beforeEach(async () => {
+    await fetch(`${stack.facts.inbox_url}/messages`, { method: "DELETE" });
+  });
+
+  it("keeps what is sent to it, once, and shows it as text", async () => {
+    const key = { "idempotency-key": "one" };
+    const first = await (await send({ subject: "<b>Hi</b>" }, key)).json();
+    expect(await (await send({ subject: "<b>Hi</b>" }, key)).json()).toEqual(first);
+    expect(await messages()).toMatchObject([{ id: first.id, to: ["d@e.fo"] }]);
     const page = await (await fetch(stack.facts.inbox_url)).text();
     expect(page).toContain("&lt;b&gt;Hi&lt;/b&gt;");
     expect(page).not.toContain("<b>Hi");
   });
 
   it("refuses what Resend would refuse", async () => {
-    const response = await fetch(`${stack.facts.inbox_url}/emails`, {
+    expect((await send({})).status).toBe(422);
+    expect((await send({ subject: "s" }, { authorization: "Bearer re_other" })).status).toBe(403);
+  });
+
+  it("tells the function that receives events, through the gateway", async () => {
+    expect((await send({ subject: "s" })).status).toBe(200);
+    // There is no such function in this project.
+    const events = ["email.sent", "email.delivered"].map((type) => ({ type, answer: 404 }));
+    await vi.waitFor(async () => expect(await messages()).toMatchObject([{ events }]), PATIENCE);
+  });
+
+  it("gets the mails of the Auth API, which has no key of Resend's", async () => {
+    const { api_url, publishable_key: apikey, admin_email: email } = stack.facts;
+    const response = await fetch(`${api_url}/auth/v1/recover`, {
       method: "POST",
-      body: '{"to":"d@e.f"}',
+      headers: { apikey, "content-type": "application/json" },
+      body: JSON.stringify({ email }),
     });
-    expect(response.status).toBe(422);
+    expect(response.status).toBe(200);
+    await vi.waitFor(
+      async () => expect(await messages()).toMatchObject([{ to: [email], events: [] }]),
+      PATIENCE,
+    );
+  });
+
+  it("is where functions send mails to, with a key and a sender", async () => {
+    const { body } = await (await fetch(`${stack.facts.functions_url}/mail`)).json();
+    expect(body).toEqual({
+      RESEND_API_KEY: stack.facts.resend_api_key,
+      RESEND_BASE_URL: stack.facts.inbox_url,
+      RESEND_WEBHOOK_SECRET: stack.facts.resend_webhook_secret,
+      PGVIGIL_MAIL_FROM: "pgvigil <alerts@example.com>",
+      PGVIGIL_ALLOW_LOOPBACK: "1",
+    });
   });
 });
 

@@ -106,3 +106,76 @@ export function environment(): Environment {
   known ??= parseEnvironment((name) => process.env[name]);
   return known;
 }
+
+/** Reads a variable of the environment. */
+export type ReadVariable = (name: string) => string | undefined;
+
+const readVariable: ReadVariable = (name) => process.env[name];
+
+/**
+ * Whether functions may send to the machine they run on, which the local stack allows and nothing else should:
+ * PGVIGIL_ALLOW_LOOPBACK is 1.
+ *
+ * @throws {ConfigurationError} for anything else than 1, 0 or nothing
+ */
+export function allowsLoopback(read: ReadVariable = readVariable): boolean {
+  const value = read("PGVIGIL_ALLOW_LOOPBACK")?.trim() ?? "";
+  if (!["", "0", "1"].includes(value)) {
+    throw new ConfigurationError("Cannot use PGVIGIL_ALLOW_LOOPBACK: it is neither 1 nor 0");
+  }
+  return value === "1";
+}
+
+/** Of the secret of a webhook. @see https://github.com/standard-webhooks/standard-webhooks */
+const SECRET_BYTES = { min: 24, max: 64 } as const;
+
+/**
+ * The secret by which the mail provider signs its delivery reports: RESEND_WEBHOOK_SECRET, as Resend shows it, `whsec_`
+ * and base64.
+ *
+ * @throws {ConfigurationError} also for one that is too short to keep anybody out
+ */
+export function mailEventsSecret(read: ReadVariable = readVariable): string {
+  const value = read("RESEND_WEBHOOK_SECRET")?.trim() ?? "";
+  if (value === "") throw new ConfigurationError("Cannot use RESEND_WEBHOOK_SECRET: it is not set");
+  const [, encoded = "", padding = ""] = /^whsec_([A-Za-z0-9+/]+)(={0,2})$/.exec(value) ?? [];
+  const bytes = Math.floor(encoded.length * 3 / 4);
+  const isWhole = (encoded.length + padding.length) % 4 === 0;
+  if (!isWhole || bytes < SECRET_BYTES.min || bytes > SECRET_BYTES.max) {
+    throw new ConfigurationError("Cannot use RESEND_WEBHOOK_SECRET: it is not whsec_ and base64");
+  }
+  return value;
+}
+
+/** Who sends mails, and with which key. */
+export interface MailEnvironment {
+  readonly apiKey: string;
+  readonly from: string;
+  /** Of Resend's API; undefined for the real one. */
+  readonly baseUrl: string | undefined;
+}
+
+/** Reads RESEND_API_KEY, PGVIGIL_MAIL_FROM and, where a stand-in is used, RESEND_BASE_URL. @throws {ConfigurationError} */
+export function mailEnvironment(read: ReadVariable = readVariable): MailEnvironment {
+  const need = (name: string, shape: RegExp, form: string): string => {
+    const value = read(name)?.trim() ?? "";
+    if (value === "") throw new ConfigurationError(`Cannot use ${name}: it is not set`);
+    if (!shape.test(value)) throw new ConfigurationError(`Cannot use ${name}: it is not ${form}`);
+    return value;
+  };
+  const baseUrl = read("RESEND_BASE_URL")?.trim() || undefined;
+  if (baseUrl !== undefined && !isApiUrl(baseUrl)) {
+    throw new ConfigurationError(
+      "Cannot use RESEND_BASE_URL: it is no address of the form https://host",
+    );
+  }
+  return {
+    apiKey: need("RESEND_API_KEY", /^[\x21-\x7e]+$/, "a key"),
+    from: need(
+      "PGVIGIL_MAIL_FROM",
+      /^([^<>\p{Cc}\u2028\u2029]+ <[^\s\p{Cc}@<>]+@[^\s\p{Cc}@<>]+\.[^\s\p{Cc}@<>]+>|[^\s\p{Cc}@<>]+@[^\s\p{Cc}@<>]+\.[^\s\p{Cc}@<>]+)$/u,
+      "an address of the form alerts@example.com or Name <alerts@example.com>",
+    ),
+    baseUrl: baseUrl === undefined ? undefined : new URL(baseUrl).origin,
+  };
+}

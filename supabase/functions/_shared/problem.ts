@@ -4,6 +4,7 @@ export const PROBLEMS = {
   "malformed": { status: 400, title: "The body cannot be read" },
   "run-id": { status: 400, title: "The header x-run-id is not a UUID" },
   "unauthenticated": { status: 401, title: "Who is calling is not known" },
+  "signature": { status: 401, title: "The signature is not good" },
   "forbidden": { status: 403, title: "The caller may not do this" },
   "path": { status: 404, title: "There is nothing at this address" },
   "method": { status: 405, title: "The method is not allowed" },
