@@ -148,6 +148,15 @@ export function sampleFacts(changes: Partial<HealthFacts> = {}): HealthFacts {
       contendedRetention: [],
     },
     rules: { liveCount: 23, failingCount: 0, firstFailure: null },
+    notifications: {
+      isEnabled: true,
+      routesCount: 1,
+      channelsCount: 2,
+      overdueSeconds: null,
+      parkedCount: 0,
+      failingChannels: [],
+      canary: null,
+    },
     ...changes,
   };
 }
@@ -197,6 +206,15 @@ export function sampleFactsRow(now = NOON) {
       contended_retention: [],
     },
     rules: { live_count: 23, failing_count: 0, first_failure: null },
+    notifications: {
+      enabled: true,
+      routes_count: 1,
+      channels_count: 2,
+      overdue_seconds: null,
+      parked_count: 0,
+      failing_channels: [],
+      canary: { fired_at: before(3600), arrived_at: before(3600) },
+    },
   };
 }
 

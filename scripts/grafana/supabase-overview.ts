@@ -41,13 +41,17 @@ const LIMITS = {
 };
 
 /** Jobs that run less often than every few minutes, and from which age on that is too long ago. */
-const JOB_AGES = { "data-retention-cleanup": 93_600, "detect-anomalies": 900 };
+const JOB_AGES = {
+  "data-retention-cleanup": 93_600,
+  "deliver-notifications": 2700,
+  "detect-anomalies": 900,
+};
 
 const jobAges = stat({
   title: "Time since the last success of each job",
   description:
     "How long ago each job last succeeded. Red where JobMissing begins: after 5 minutes, " +
-    "15 for the detection, 26 hours for the cleanup.",
+    "15 for the detection, 45 for the delivery, 26 hours for the cleanup.",
   unit: Seconds,
   width: 24,
   limits: { critical: 300 },

@@ -49,6 +49,15 @@ export const HealthFactsRow = z.object({
     failing_count: z.int().nonnegative(),
     first_failure: z.object({ name: z.string(), error: z.string() }).nullable(),
   }),
+  notifications: z.object({
+    enabled: z.boolean(),
+    routes_count: z.int().nonnegative(),
+    channels_count: z.int().nonnegative(),
+    overdue_seconds: z.number().nonnegative().nullable(),
+    parked_count: z.int().nonnegative(),
+    failing_channels: z.array(z.object({ channel: z.string(), reason: z.string() })),
+    canary: z.object({ fired_at: Instant.nullable(), arrived_at: Instant.nullable() }).nullable(),
+  }),
 });
 
 /** What one job did last. */
@@ -99,13 +108,26 @@ export interface HealthFacts {
     readonly failingCount: number;
     readonly firstFailure: { readonly name: string; readonly error: string } | null;
   };
+  readonly notifications: {
+    /** Whether anything is sent at all. */
+    readonly isEnabled: boolean;
+    readonly routesCount: number;
+    /** Switched on. */
+    readonly channelsCount: number;
+    /** How long the oldest message that is due has waited; null if none is. */
+    readonly overdueSeconds: number | null;
+    /** Messages given up within the last 7 days. */
+    readonly parkedCount: number;
+    readonly failingChannels: readonly { readonly channel: string; readonly reason: string }[];
+    /** When the last canary fired, and the last one that was sent; null if none is wanted. */
+    readonly canary: { readonly firedAt: Date | null; readonly arrivedAt: Date | null } | null;
+  };
 }
 
 /** Parses the answer of `monitor.read_health`. @throws {z.ZodError} */
 export function parseHealthFacts(answer: unknown): HealthFacts {
-  const { now, jobs_enabled, scheduler, jobs, metrics, storage, rules } = HealthFactsRow.parse(
-    answer,
-  );
+  const { now, jobs_enabled, scheduler, jobs, metrics, storage, rules, notifications } =
+    HealthFactsRow.parse(answer);
   return {
     now: new Date(now),
     jobsEnabled: jobs_enabled,
@@ -140,6 +162,18 @@ export function parseHealthFacts(answer: unknown): HealthFacts {
       liveCount: rules.live_count,
       failingCount: rules.failing_count,
       firstFailure: rules.first_failure,
+    },
+    notifications: {
+      isEnabled: notifications.enabled,
+      routesCount: notifications.routes_count,
+      channelsCount: notifications.channels_count,
+      overdueSeconds: notifications.overdue_seconds,
+      parkedCount: notifications.parked_count,
+      failingChannels: notifications.failing_channels,
+      canary: notifications.canary && {
+        firedAt: toDate(notifications.canary.fired_at),
+        arrivedAt: toDate(notifications.canary.arrived_at),
+      },
     },
   };
 }

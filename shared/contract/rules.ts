@@ -1,6 +1,7 @@
 import { z } from "zod";
 import type { AlertInstance } from "../alerting/evaluate-rules.ts";
 import { NO_DATA_POLICIES, type Rule, RULE_MODES, SEVERITIES } from "../alerting/rule.ts";
+import type { HealthStatus } from "../health/judge-health.ts";
 import type { Labels } from "../promql/series.ts";
 import { RecordedCollection } from "./collection.ts";
 
@@ -17,6 +18,10 @@ export const AlertInstanceRow = z.object({
   keep_firing_since: z.iso.datetime().nullable(),
   last_sample_at: z.iso.datetime().nullable(),
   no_data: z.boolean(),
+  recent: z.object({
+    evaluated_at: z.iso.datetime(),
+    held: z.string().regex(/^[01-]+$/),
+  }).optional(),
 });
 
 /** What `monitor.save_rules` answers: how many rules were what. */
@@ -48,6 +53,9 @@ const RuleRow = z.object({
   expr: z.string(),
   for_seconds: z.number(),
   keep_firing_for_seconds: z.number(),
+  hold_count: z.int().nullable(),
+  hold_window: z.int().nullable(),
+  clear_expr: z.string().nullable(),
   labels: Texts,
   annotations: Texts,
   no_data_policy: z.enum(NO_DATA_POLICIES),
@@ -86,6 +94,25 @@ export const RulePlaceRow = RuleGroupRow.pick({ interval_seconds: true }).extend
 /** What `monitor.plan_evaluation` answers. */
 export const PlannedEvaluation = z.object({ rules: z.array(AnyRuleRow.and(RulePlaceRow)) });
 
+/** What `monitor.advance_alerts` answers: how many alerts, and messages about them. */
+export const AdvancedAlerts = z.object({
+  opened: z.int().nonnegative(),
+  /** Back within 10 minutes. */
+  reopened: z.int().nonnegative(),
+  /** Over, but they flap: they count as firing for a while yet. */
+  held: z.int().nonnegative(),
+  resolved: z.int().nonnegative(),
+  told: z.int().nonnegative(),
+  incidents: z.object({
+    /** By the label of an alert. */
+    opened: z.int().nonnegative(),
+    escalated: z.int().nonnegative(),
+    /** That could not be opened or moved on, and why the first of them. */
+    failed: z.int().nonnegative(),
+    failures: z.array(z.unknown()),
+  }),
+});
+
 /** What `monitor.record_evaluation` answers. */
 export const RecordedEvaluation = z.object({
   recorded: z.int().nonnegative(),
@@ -93,6 +120,7 @@ export const RecordedEvaluation = z.object({
   stale: z.int().nonnegative(),
   errors: z.array(z.object({ group: z.string(), rule: z.string(), error: z.string() })),
   samples: RecordedCollection,
+  alerts: AdvancedAlerts,
 });
 
 /** What the evaluation of a rule remembers. Times are ms since 1970 UTC. */
@@ -127,6 +155,7 @@ export interface StoredRuleGroup {
 /** A rule that is due. */
 export interface PlannedRule extends StoredRule {
   readonly groupName: string;
+  readonly intervalSeconds: number;
   /** Why it must not be evaluated; null if it may. */
   readonly refusal: string | null;
 }
@@ -142,6 +171,13 @@ export interface RuleResult {
   readonly instances?: readonly AlertInstance[];
   /** Of a recording rule, without its name; all finite. */
   readonly samples?: readonly { readonly labels: Labels; readonly value: number }[];
+}
+
+/** How a part of the monitor is; part of the argument `p_components` of `monitor.record_evaluation`. */
+export interface JudgedComponent {
+  readonly component: string;
+  readonly status: HealthStatus;
+  readonly reason: string;
 }
 
 /**
@@ -164,6 +200,7 @@ export function parseEvaluationPlan(answer: unknown): PlannedRule[] {
   return PlannedEvaluation.parse(answer).rules.map((row) => ({
     ...toStoredRule(row),
     groupName: row.group_name,
+    intervalSeconds: row.interval_seconds,
     refusal: row.refusal,
   }));
 }
@@ -191,7 +228,7 @@ function toStoredRule(row: z.infer<typeof AnyRuleRow>): StoredRule {
 }
 
 function toRule(row: z.infer<typeof AnyRuleRow>): Rule {
-  const { name, expr, labels } = row;
+  const { name, expr, labels, hold_count, hold_window } = row;
   if (row.kind === "recording") return { kind: row.kind, name, expr, labels };
   return {
     kind: row.kind,
@@ -199,6 +236,10 @@ function toRule(row: z.infer<typeof AnyRuleRow>): Rule {
     expr,
     forSeconds: row.for_seconds,
     keepFiringForSeconds: row.keep_firing_for_seconds,
+    hold: hold_count === null || hold_window === null
+      ? null
+      : { count: hold_count, window: hold_window },
+    clearExpr: row.clear_expr,
     labels,
     annotations: row.annotations,
     noDataPolicy: row.no_data_policy,

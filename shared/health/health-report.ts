@@ -16,7 +16,7 @@ export function toHealthReport(
   now: Date,
   durationSeconds: number,
 ): object {
-  const { database, scheduler, jobs, metrics, storage, rules } = components;
+  const { database, scheduler, jobs, metrics, storage, rules, notifications } = components;
   return {
     timestamp: now.toISOString(),
     overall,
@@ -36,6 +36,10 @@ export function toHealthReport(
         monitor_bytes: storage.monitorBytes,
       },
       rules: { ...toComponent(rules), failing_count: rules.failingCount },
+      notifications: {
+        ...toComponent(notifications),
+        overdue_seconds: notifications.overdueSeconds,
+      },
     },
     duration: toMilliseconds(durationSeconds),
   };
@@ -58,7 +62,7 @@ export function toHealthJson(judgement: HealthJudgement, isAuthorised: boolean):
   };
   if (!isAuthorised) return terse;
 
-  const { database, scheduler, jobs, metrics, storage, rules } = components;
+  const { database, scheduler, jobs, metrics, storage, rules, notifications } = components;
   return {
     ...terse,
     checks: {
@@ -73,6 +77,9 @@ export function toHealthJson(judgement: HealthJudgement, isAuthorised: boolean):
       "metrics:age": [toCheck(metrics, "component", metrics.ageSeconds, "s")],
       "storage:utilization": [toCheck(storage, "datastore", storage.monitorBytes, "By")],
       "rules:failing": [toCheck(rules, "component", rules.failingCount, "1")],
+      "notifications:overdue": [
+        toCheck(notifications, "component", notifications.overdueSeconds, "s"),
+      ],
     },
   };
 }

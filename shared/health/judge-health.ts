@@ -46,6 +46,7 @@ export interface HealthJudgement {
       readonly monitorBytes: number | null;
     };
     readonly rules: ComponentHealth & { readonly failingCount: number | null };
+    readonly notifications: ComponentHealth & { readonly overdueSeconds: number | null };
   };
 }
 
@@ -89,6 +90,7 @@ export function judgeHealth(observation: HealthObservation, now: Date): HealthJu
       metrics: blind,
       storage: { ...blind, databaseBytes: null, monitorBytes: null },
       rules: { ...blind, failingCount: null },
+      notifications: { ...blind, overdueSeconds: null },
     });
   }
   const { facts } = observation;
@@ -102,6 +104,7 @@ export function judgeHealth(observation: HealthObservation, now: Date): HealthJu
     metrics: judgeMetrics(facts, clock),
     storage: judgeStorage(facts, elapsed),
     rules: judgeRules(facts, elapsed),
+    notifications: judgeNotifications(facts, elapsed, clock),
   });
 }
 
@@ -217,6 +220,55 @@ function judgeRules(
     reason: `none of ${liveCount} live rules has failed for long`,
     ...seen,
   };
+}
+
+/** How long a message may be due and not under way: a minute until cron calls again, and some for the way. */
+export const OVERDUE_SECONDS = 300;
+
+/** A day until the next canary, and two hours for it to arrive. */
+export const CANARY_SECONDS = 93_600;
+
+/** Whether somebody would be told. */
+function judgeNotifications(
+  { notifications, now }: HealthFacts,
+  ageSeconds: number,
+  clock: Date,
+): HealthJudgement["components"]["notifications"] {
+  const { overdueSeconds, failingChannels, channelsCount, canary } = notifications;
+  const seen = { observedAt: now, ageSeconds, overdueSeconds };
+  const judged = (status: HealthStatus, reason: string) => ({ status, reason, ...seen });
+
+  if (!notifications.isEnabled) return judged("degraded", "sending is switched off");
+  if (overdueSeconds !== null && overdueSeconds > OVERDUE_SECONDS) {
+    return judged("unhealthy", `a message has been due for ${inSeconds(overdueSeconds)}`);
+  }
+  if (failingChannels.length > 0) {
+    const reasons = failingChannels.map(({ channel, reason }) => `${channel}: ${reason}`);
+    const areAll = failingChannels.length >= channelsCount;
+    return judged(
+      areAll ? "unhealthy" : "degraded",
+      `${areAll ? "no channel works" : "channels fail"}: ${reasons.join("; ")}`,
+    );
+  }
+  if (channelsCount === 0 || notifications.routesCount === 0) {
+    const missing = channelsCount === 0 ? "channel" : "route";
+    return judged("degraded", `nobody is told of alerts: there is no ${missing}`);
+  }
+  if (isCanaryLost(canary, clock)) {
+    return judged("degraded", "the daily canary has not arrived");
+  }
+  const { parkedCount } = notifications;
+  return parkedCount > 0
+    ? judged("degraded", `${parkedCount} messages were given up within a week`)
+    : judged("healthy", "nothing that is due waits");
+}
+
+/** Before the first one has had its time nothing can be said. */
+function isCanaryLost(canary: HealthFacts["notifications"]["canary"], clock: Date): boolean {
+  if (canary === null || canary.firedAt === null) return false;
+  const lastGood = canary.arrivedAt ?? canary.firedAt;
+  const limit = canary.arrivedAt === null ? OVERDUE_SECONDS : CANARY_SECONDS;
+  return secondsBetween(lastGood, clock) > limit;
 }
 
 /** Healthy up to the limit, unknown beyond it, and unknown if the time lies ahead of the clock. */

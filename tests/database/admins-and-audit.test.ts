@@ -142,6 +142,13 @@ describe("monitor.settings", () => {
         cost_budget_ratio: 0.02,
         ingested_metric_limit: 1000,
         series_limit: 50_000,
+        notifications_enabled: true,
+        mails_per_second: 2,
+        anomaly_alert_severity: "critical",
+        external_url: null,
+        runbooks_url: null,
+        canary_channel: null,
+        canary_hour: 9,
       },
     ]);
     await expect(asOwner("insert into monitor.settings default values")).rejects.toMatchObject({
@@ -165,6 +172,40 @@ describe("monitor.settings", () => {
     if (isTaken) await update;
     else {await expect(update).rejects.toMatchObject({
         constraint: "settings_cost_budget_ratio_in_range",
+      });}
+  });
+
+  it.for<[string, unknown, boolean]>([
+    ["mails_per_second", 0, false],
+    ["mails_per_second", 0.001, true],
+    ["mails_per_second", 100, true],
+    ["mails_per_second", 100.1, false],
+    ["mails_per_second", "NaN", false],
+    ["anomaly_alert_severity", null, true],
+    ["anomaly_alert_severity", "info", true],
+    ["anomaly_alert_severity", "warning", true],
+    ["anomaly_alert_severity", "P1", false],
+    ["external_url", "https://example.com/alerts", true],
+    ["external_url", "http://localhost:3000", true],
+    ["external_url", "example.com", false],
+    ["external_url", "javascript:alert(1)", false],
+    ["external_url", "https://example.com/a b", false],
+    ["external_url", `https://${"a".repeat(1992)}`, true],
+    ["external_url", `https://${"a".repeat(1993)}`, false],
+    ["runbooks_url", "https://example.com/runbooks", true],
+    ["runbooks_url", "/runbooks", false],
+    ["runbooks_url", `https://${"a".repeat(1992)}`, true],
+    ["runbooks_url", `https://${"a".repeat(1993)}`, false],
+    ["canary_hour", -1, false],
+    ["canary_hour", 0, true],
+    ["canary_hour", 23, true],
+    ["canary_hour", 24, false],
+  ])("takes as %s %s: %s", async ([column, value, isTaken], { query }) => {
+    const update = query(`update monitor.settings set ${column} = $1`, [value]);
+    if (isTaken) await update;
+    else {await expect(update).rejects.toMatchObject({
+        code: "23514",
+        constraint: expect.stringContaining(`settings_${column}_`),
       });}
   });
 

@@ -14,6 +14,7 @@ const KEY = "sb_secret_0123456789abcdefghijkl_ABCDEFGH";
 const JOBS = [
   "collect-metrics",
   "data-retention-cleanup",
+  "deliver-notifications",
   "detect-anomalies",
   "evaluate-alerts",
   "watch-jobs",
@@ -52,6 +53,8 @@ async function setUp(asOwner: Query) {
     http_status: 200,
     state: "succeeded",
   });
+  await asOwner("select monitor.save_channel('mail', 'email', '{\"to\": [\"ops@example.com\"]}')");
+  await asOwner("select monitor.save_route('all', '{mail}')");
 }
 
 describe("monitor.check_setup()", () => {
@@ -71,10 +74,11 @@ describe("monitor.check_setup()", () => {
       ],
       ...["job collect-metrics-every-minute", "last success of collect-metrics"],
       ...["job data-retention-cleanup-daily", "last success of data-retention-cleanup"],
+      ...["job deliver-notifications-every-15-minutes", "last success of deliver-notifications"],
       ...["job detect-anomalies-every-5-minutes", "last success of detect-anomalies"],
       ...["job evaluate-alerts-every-minute", "last success of evaluate-alerts"],
       ...["job watch-jobs-every-minute", "last success of watch-jobs"],
-      ...["grants", "days ahead", "invocations a month"],
+      ...["grants", "somebody is told", "days ahead", "invocations a month"],
     ]);
   });
 
@@ -136,6 +140,11 @@ describe("monitor.check_setup()", () => {
       "another command",
     ],
     [
+      "job evaluate-alerts-every-minute",
+      "select cron.alter_job(jobid, command := 'select monitor.invoke_function(''evaluate-alerts'')') from cron.job where jobname = 'evaluate-alerts-every-minute'",
+      "another command",
+    ],
+    [
       "last success of watch-jobs",
       "update monitor.job_schedules set last_succeeded_at = null",
       "never",
@@ -152,6 +161,25 @@ describe("monitor.check_setup()", () => {
     ],
     ["grants", "grant usage on schema monitor to anon", "anon may use the schema"],
     ["grants", "grant usage on schema monitor to public", "anon may use the schema"],
+    ...["flush_alerts(timestamptz)", "lease_notifications(text[], integer, float8, timestamptz)"]
+      .map(
+        (name): [string, string, string] => [
+          "grants",
+          `revoke execute on function monitor.${name} from service_role`,
+          `service_role may not call monitor.${name.split("(")[0]}(`,
+        ],
+      ),
+    [
+      "somebody is told",
+      "update monitor.settings set notifications_enabled = false",
+      "sending is switched off",
+    ],
+    [
+      "somebody is told",
+      "update monitor.notification_channels set channel = 'ops', enabled = false; update monitor.notification_routes set channels = '{ops}'",
+      "there is no channel",
+    ],
+    ["somebody is told", "delete from monitor.notification_routes", "there is no route"],
     ["days ahead", "delete from monitor.sample_days", "of 3 days"],
   ])(
     "says failed of %s after: %s; and its fix repairs it",
@@ -176,6 +204,56 @@ describe("monitor.check_setup()", () => {
       expect((await check(asOwner, at))[requirement]).toMatchObject({ status: "ok", fix: null });
     },
   );
+
+  it.for<[string, string, string | null]>([
+    ["nothing at all", "select", "there is no channel"],
+    [
+      "a heartbeat, which tells nothing",
+      `select monitor.save_channel('life', 'heartbeat', p_secret => 'https://example.com/ping')`,
+      "there is no channel",
+    ],
+    [
+      "a channel that no route leads to",
+      `select monitor.save_channel('mail', 'email', '{"to": ["ops@example.com"]}')`,
+      "there is no route",
+    ],
+    [
+      "a route to a channel that is switched off, beside one that no route leads to",
+      `select monitor.save_channel('mail', 'email', '{"to": ["ops@example.com"]}');
+       select monitor.save_channel('spare', 'email', '{"to": ["ops@example.com"]}');
+       select monitor.save_route('all', '{mail}');
+       update monitor.notification_channels set enabled = false where channel = 'mail'`,
+      "there is no route",
+    ],
+    [
+      "a route of which one channel is switched on",
+      `select monitor.save_channel('mail', 'email', '{"to": ["ops@example.com"]}');
+       select monitor.save_channel('spare', 'email', '{"to": ["ops@example.com"]}');
+       select monitor.save_route('all', '{mail,spare}');
+       update monitor.notification_channels set enabled = false where channel = 'mail'`,
+      null,
+    ],
+  ])("says of %s whether anybody is told", async ([, sql, missing], { asOwner, query }) => {
+    await asOwner(sql);
+    expect((await check(query))["somebody is told"]).toMatchObject(
+      missing === null ? { status: "ok", fix: null } : { status: "failed", detail: missing },
+    );
+  });
+
+  it("leads from nothing to somebody who is told, fix by fix", async ({ asOwner }) => {
+    const said: string[] = [];
+    for (let fix: string | null = "select"; fix !== null;) {
+      await asOwner(fix);
+      const answer = (await check(asOwner))["somebody is told"]!;
+      said.push(answer.detail);
+      fix = answer.fix;
+    }
+    expect(said).toEqual([
+      "there is no channel",
+      "there is no route",
+      "alerts have a route and a channel",
+    ]);
+  });
 
   it("does not take a fix for done whose blanks nobody filled in", async ({ asOwner }) => {
     for (const requirement of ["Vault secret project_url", "Vault secret cron_secret_key"]) {
@@ -305,7 +383,7 @@ describe("monitor.check_setup()", () => {
 
   it("projects the invocations of a month from the schedules", async ({ asOwner, query }) => {
     const minute = 30 * 24 * 60;
-    const expected = 2 * minute + minute / 5 + 30;
+    const expected = 2 * minute + minute / 5 + minute / 15 + 30;
     expect((await check(query))["invocations a month"]).toMatchObject({
       status: "ok",
       detail: `${expected.toLocaleString("en")} by these schedules; the free plan has 500,000`,

@@ -1,7 +1,8 @@
 import { describe, expect } from "vitest";
-import { it, type Query, queryOf, rpc } from "./database.ts";
+import { it, type Query, queryOf, rpc, waitUntilBlocking } from "./database.ts";
 import {
   addAnomaly,
+  addMessage,
   addMetric,
   addRun,
   addSeries,
@@ -35,6 +36,10 @@ const addIncident = async (query: Query, resolvedAge: number | null) => {
   );
   return Number(incident!.id);
 };
+
+/** A message that was given up. */
+const addParked = (query: Query, age: number) =>
+  addMessage(query, { state: "parked", created_at: iso(NOON - age) });
 
 /** The two that work alike: how a row is added that was resolved so long ago, and where it is. */
 const RESOLVED = [
@@ -157,6 +162,31 @@ describe("what belongs together", () => {
     expect((await query("select 1 from monitor.incident_alerts")).rows).toEqual([]);
   });
 
+  it("an alert goes with its groups, its decisions and what was told of it, and leaves the message", async ({ query }) => {
+    const [alert, message] = [await addAlert(query, 100 * DAY), await addParked(query, DAY)];
+    await query(
+      `insert into monitor.notification_alerts (notification_id, alert_id, channel, status, told_at)
+       values ($2, $1, 'ops', 'firing', $3)`,
+      [alert, message, iso(NOON)],
+    );
+    await query(
+      `insert into monitor.notification_decisions (alert_id, decision, detail, held_since, first_evaluation)
+       values ($1, 'sent', 'to ops', $2, 1)`,
+      [alert, iso(NOON)],
+    );
+    await query(
+      `with made as (
+         insert into monitor.alert_groups (group_key, labels, created_at, next_flush_at) values ('a', '{}', $2, $2) returning group_id)
+       insert into monitor.alert_group_members (group_id, alert_id) select group_id, $1 from made`,
+      [alert, iso(NOON)],
+    );
+    expect(await cleanUp(query, "cleanup_old_alerts")).toMatchObject({ counts: { deleted: 1 } });
+    for (const table of ["notification_alerts", "notification_decisions", "alert_group_members"]) {
+      expect((await query(`select 1 from monitor.${table}`)).rows, table).toEqual([]);
+    }
+    expect((await query("select 1 from monitor.notifications")).rows).toHaveLength(1);
+  });
+
   it("an incident goes with its timeline and links, and leaves alerts and anomalies", async ({ query }) => {
     const [alert, incident] = [await addAlert(query, null), await addIncident(query, 100 * DAY)];
     const anomaly = await addAnomaly(query, await addAnySeries(query));
@@ -196,6 +226,11 @@ describe("what belongs together", () => {
       ["system_alerts_in_order", "resolved_at", "1999-01-01"],
       ["system_alerts_anomaly_only_from_anomalies", "anomaly_id", 1],
       ["system_alerts_fingerprint_present", "fingerprint", ""],
+      ["system_alerts_mode_known", "mode", "dark"],
+      ["system_alerts_occurrence_count_with_fired_at", "occurrence_count", 0],
+      ["system_alerts_recent_firings_bounded", "recent_firings", range(21).map(() => iso(NOON))],
+      ["system_alerts_resolved_because_when_resolved", "resolved_because", "it is over"],
+      ["system_alerts_acknowledged_whole", "acknowledged_by", "me"],
     ] as const,
   )("an alert obeys %s", async ([constraint, column, value], { query }) => {
     await addAlert(query, null);
@@ -614,6 +649,33 @@ const CHANGED: Readonly<
     add: (query) => OWN.metric_series!.add(query, 500 * DAY),
     change: `last_sample_at = '${iso(NOON)}'`,
   },
+  notifications: {
+    clean: (query) =>
+      cleanUp(query, "cleanup_notifications", { p_entity: "notifications", retention_days: 90 }),
+    add: (query) => addParked(query, 100 * DAY),
+    change: `state = 'pending', created_at = '${iso(NOON)}'`,
+  },
+  mail_events: {
+    clean: (query) =>
+      cleanUp(query, "cleanup_notifications", { p_entity: "mail_events", retention_days: 90 }),
+    add: (query) =>
+      query(
+        "insert into monitor.mail_events (event_id, provider_id, kind, occurred_at) values ('one', 'a', 'delivered', $1)",
+        [iso(NOON - 100 * DAY)],
+      ),
+    change: `occurred_at = '${iso(NOON)}'`,
+  },
+  silences: {
+    clean: (query) =>
+      cleanUp(query, "cleanup_notifications", { p_entity: "silences", retention_days: 400 }),
+    add: (query) =>
+      query(
+        `insert into monitor.silences (matchers, starts_at, ends_at, reason, created_by, created_at)
+         values ('[{"name": "a", "op": "=", "value": "b"}]', $1, $1, 'a test', 'me', $1)`,
+        [iso(NOON - 500 * DAY)],
+      ),
+    change: `ends_at = '${iso(NOON)}'`,
+  },
 };
 
 describe.each(Object.entries(CHANGED))("a row of %s", (table, { clean, add, change }) => {
@@ -641,12 +703,7 @@ describe.each(Object.entries(CHANGED))("a row of %s", (table, { clean, add, chan
       create trigger wait before delete on monitor.${table} for each statement execute function monitor.wait();
       select pg_advisory_lock(1)`);
     const answer = clean(query);
-    const isWaiting = async () =>
-      (await owner.query(
-        `select 1 from pg_locks where locktype = 'advisory' and not granted
-           and database = (select oid from pg_database where datname = current_database())`,
-      )).rows.length > 0;
-    while (!await isWaiting());
+    await waitUntilBlocking(queryOf(owner));
     await owner.query(`update monitor.${table} set ${change}`);
     await owner.query("select pg_advisory_unlock(1)");
     expect(await answer).toMatchObject({ outcome: "contended", counts: { contended: 1 } });

@@ -38,10 +38,22 @@ import {
   RETENTION_OUTCOMES,
   RetentionStep,
 } from "../../shared/contract/retention.ts";
+import {
+  CHANNEL_KINDS,
+  FlushedAlerts,
+  LeasedNotification,
+  LeasedNotifications,
+  NotificationPayload,
+  RecordedDeliveries,
+  ToldAlert,
+  WokenDeliverer,
+} from "../../shared/contract/notifications.ts";
 import type { AlertInstance } from "../../shared/alerting/evaluate-rules.ts";
 import { NO_DATA_POLICIES, RULE_MODES, SEVERITIES } from "../../shared/alerting/rule.ts";
 import {
+  AdvancedAlerts,
   AlertingRuleRow,
+  AlertInstanceRow,
   parseEvaluationPlan,
   parseEvaluationRecord,
   parseRuleGroups,
@@ -57,6 +69,8 @@ import { RUN_STATES } from "../../shared/contract/health-facts.ts";
 import { it, type Query, rpc } from "./database.ts";
 import {
   addAnomaly,
+  addChannel,
+  addMessage,
   addMetric,
   addRun,
   addSeries,
@@ -179,6 +193,10 @@ describe("the contract of rules", () => {
       ...{ runbook_url: "https://runbooks.test", mode: "shadow" },
     },
     { kind: "recording", name: "job:queue_depth:sum", expr: "sum by (job) (queue_depth)" },
+    {
+      ...{ kind: "alerting", name: "QueueDepthOftenHigh", expr: "queue_depth > 100" },
+      ...{ hold_count: 3, hold_window: 5, clear_expr: "queue_depth < 50" },
+    },
   ];
   const setUp = async (query: Query) => {
     await query("delete from monitor.alert_rules");
@@ -186,18 +204,24 @@ describe("the contract of rules", () => {
     const groups = [{ name: "queue", interval_seconds: 30, rules: RULES }];
     const saved = await rpc(query, "save_rules", { p_groups: groups });
     expectExactly(SavedRules, saved);
-    expect(SavedRules.parse(saved)).toMatchObject({ inserted: 2 });
+    expect(SavedRules.parse(saved)).toMatchObject({ inserted: 3 });
   };
   const PARSED = [
     {
       ...{ kind: "alerting", name: "QueueDepthHigh", expr: "queue_depth > 1000" },
       ...{ forSeconds: 120, keepFiringForSeconds: 60, labels: { team: "ops" } },
       ...{ annotations: { summary: "Much to do" }, noDataPolicy: "alert", severity: "critical" },
-      ...{ runbookUrl: "https://runbooks.test", mode: "shadow" },
+      ...{ runbookUrl: "https://runbooks.test", mode: "shadow", hold: null, clearExpr: null },
     },
     {
       ...{ kind: "recording", name: "job:queue_depth:sum", expr: "sum by (job) (queue_depth)" },
       labels: {},
+    },
+    {
+      ...{ kind: "alerting", name: "QueueDepthOftenHigh", expr: "queue_depth > 100" },
+      ...{ forSeconds: 0, keepFiringForSeconds: 0, labels: {}, annotations: {} },
+      ...{ noDataPolicy: "keep", severity: "warning", runbookUrl: null, mode: "live" },
+      ...{ hold: { count: 3, window: 5 }, clearExpr: "queue_depth < 50" },
     },
   ];
   const NEW_STATE = {
@@ -209,6 +233,10 @@ describe("the contract of rules", () => {
     ...{ labels: { alertname: "QueueDepthHigh" }, annotations: {}, state: "firing" },
     ...{ last_value: "+Inf", active_at: iso(NOON), fired_at: iso(NOON) },
     ...{ keep_firing_since: null, last_sample_at: iso(NOON), no_data: false },
+  };
+  const HELD: AlertInstance = {
+    ...{ ...INSTANCE, state: "pending", fired_at: null },
+    recent: { evaluated_at: iso(NOON), held: "1-0" },
   };
 
   it("reads groups, rules and states", async ({ query }) => {
@@ -239,10 +267,10 @@ describe("the contract of rules", () => {
     };
     const due = await plan(NOON);
     expect(due).toEqual(PARSED.map((rule) => ({
-      ...{ ruleId: expect.any(Number), groupName: "queue", rule, refusal: null },
-      ...{ isEnabled: true, state: NEW_STATE },
+      ...{ ruleId: expect.any(Number), groupName: "queue", intervalSeconds: 30 },
+      ...{ rule, refusal: null, isEnabled: true, state: NEW_STATE },
     })));
-    const [alerting, recording] = due.map(({ ruleId, state }): RuleResult => ({
+    const [alerting, recording, held] = due.map(({ ruleId, state }): RuleResult => ({
       ...{ rule_id: ruleId, revision: state.revision, evaluation_seconds: 0.5 },
       error: null,
     }));
@@ -250,18 +278,23 @@ describe("the contract of rules", () => {
       p_results: [
         { ...alerting, instances: [INSTANCE] },
         { ...recording, error: "1:2: no" },
+        { ...held, instances: [HELD] },
       ],
       p_now: iso(NOON),
     });
     expectExactly(RecordedEvaluation, answer);
+    expectExactly(AdvancedAlerts, (answer as { alerts: unknown }).alerts);
     expect(parseEvaluationRecord(answer)).toMatchObject({
-      ...{ recorded: 2, failed: 1, stale: 0 },
+      ...{ recorded: 3, failed: 1, stale: 0 },
+      // Both alerts have the same labels.
+      alerts: { opened: 1, reopened: 0, held: 0, resolved: 0, told: 0 },
       errors: [{ group: "queue", rule: "job:queue_depth:sum", error: "1:2: no" }],
     });
     const common = { revision: 1, evaluatedAt: NOON, evaluationSeconds: 0.5 };
     expect((await plan(NOON + MINUTE)).map(({ state }) => state)).toEqual([
       { ...common, instances: [INSTANCE], health: "ok", lastError: null },
       { ...common, instances: [], health: "err", lastError: "1:2: no" },
+      { ...common, instances: [HELD], health: "ok", lastError: null },
     ]);
   });
 
@@ -270,7 +303,7 @@ describe("the contract of rules", () => {
     await query(`update monitor.rule_states set instances = '[{"labels": {}, "state": "gone"}]'`);
     const [group] = parseRuleGroups(await rpc(query, "read_rules"));
     const unreadable = { ...NEW_STATE, instances: null };
-    expect(group!.rules.map(({ state }) => state)).toEqual([unreadable, unreadable]);
+    expect(group!.rules.map(({ state }) => state)).toEqual([unreadable, unreadable, unreadable]);
 
     const p_results = group!.rules.map(({ ruleId }) => ({
       ...{ rule_id: ruleId, revision: 0, error: "unreadable", evaluation_seconds: 0 },
@@ -278,11 +311,27 @@ describe("the contract of rules", () => {
     await rpc(query, "record_evaluation", { p_results, p_now: iso(NOON) });
     const readInstances = async () =>
       parseRuleGroups(await rpc(query, "read_rules"))[0]!.rules.map(({ state }) => state.instances);
-    expect(await readInstances()).toEqual([null, null]);
+    expect(await readInstances()).toEqual([null, null, null]);
     for (const enabled of [false, true]) {
       await query("update monitor.alert_rules set enabled = $1", [enabled]);
     }
-    expect(await readInstances()).toEqual([[], []]);
+    expect(await readInstances()).toEqual([[], [], []]);
+  });
+
+  it.each([
+    [undefined, true],
+    [{ evaluated_at: iso(NOON), held: "1" }, true],
+    [{ evaluated_at: iso(NOON), held: "01-" }, true],
+    [{ evaluated_at: iso(NOON), held: "" }, false],
+    [{ evaluated_at: iso(NOON), held: "2" }, false],
+    [{ evaluated_at: "noon", held: "1" }, false],
+    [{ held: "1" }, false],
+    ["1", false],
+  ])("reads an alert whose last evaluations are %o: %s", (recent, isRead) => {
+    const alert = { ...INSTANCE, ...(recent !== undefined && { recent }) };
+    expect(AlertInstanceRow.safeParse(alert)).toMatchObject(
+      isRead ? { success: true, data: alert } : { success: false },
+    );
   });
 
   it.for(
@@ -592,7 +641,7 @@ describe("the contract of detection", () => {
 describe("the contract of retention", () => {
   it("reads the steps, and what each one did", async ({ query }) => {
     const entities = parseRetentionEntities(await rpc(query, "list_retention_steps"));
-    expect(entities).toHaveLength(17);
+    expect(entities).toHaveLength(20);
     for (const entity of entities) {
       for (const p_dry_run of [true, false]) {
         const answer = await rpc(query, "run_retention_step", {
@@ -627,6 +676,70 @@ describe("the contract of retention", () => {
   });
 });
 
+describe("the contract of notifications", () => {
+  const setUp = async (query: Query) => {
+    await addChannel(query);
+    await query("select monitor.save_route('all', '{ops}', p_group_wait_seconds => 0)");
+    await query(
+      `insert into monitor.system_alerts
+         (fingerprint, name, source, severity, labels, active_at, fired_at, last_seen_at)
+       values ('a', 'QueueDeep', 'rule', 'warning', '{"alertname": "QueueDeep"}', $1, $1, $1)`,
+      [iso(NOON)],
+    );
+  };
+
+  it("reads what was told, is due, was sent, and is to be waited for", async ({ query }) => {
+    await setUp(query);
+    const flushed = await rpc(query, "flush_alerts", { p_now: iso(NOON) });
+    expectExactly(FlushedAlerts, flushed, ["incidents"]);
+    expect(FlushedAlerts.parse(flushed)).toEqual({ told: 1 });
+
+    const woken = await rpc(query, "wake_deliverer", { p_now: iso(NOON - MINUTE / 2) });
+    expectExactly(WokenDeliverer, woken);
+    expect(WokenDeliverer.parse(woken)).toEqual({ invoked: false, wait_seconds: 30 });
+
+    const leased = await rpc(query, "lease_notifications", { p_now: iso(NOON) });
+    expectExactly(LeasedNotifications, leased);
+    const { notifications: [message], ...surroundings } = LeasedNotifications.parse(leased);
+    expect(surroundings).toEqual({
+      now: "2026-03-10T12:00:00+00:00",
+      time_zone: "UTC",
+      external_url: null,
+    });
+    expectExactly(LeasedNotification, message);
+    expect(message).toMatchObject({
+      ...{ channel: "ops", kind: "email", config: { to: ["ops@example.com"] }, secret: null },
+      ...{ attempt: 1, may_be_repeated: false, is_test: false },
+    });
+    const payload = NotificationPayload.parse(message!.payload);
+    expect(payload).toEqual(message!.payload); // nothing of it is unknown
+    if (payload.type !== "alerts") throw new Error("the message is about something else");
+    expectExactly(ToldAlert, payload.alerts[0]);
+
+    const sent = { ...message!, outcome: "sent", provider_id: "one" };
+    const recorded = await rpc(query, "record_deliveries", {
+      p_results: [sent, sent],
+      p_now: iso(NOON),
+    });
+    expectExactly(RecordedDeliveries, recorded);
+    expect(RecordedDeliveries.parse(recorded)).toEqual({
+      ...{ sent: 1, retried: 0, parked: 0, stale: 1 },
+    });
+  });
+
+  it("knows the kinds of channels, no more, no less", async ({ asOwner }) => {
+    expect([...CHANNEL_KINDS].sort()).toEqual(
+      await readAllowed(asOwner, "notification_channels_kind_known"),
+    );
+  });
+
+  it("knows the sources of alerts, no more, no less", async ({ asOwner }) => {
+    expect([...ToldAlert.shape.source.options].sort()).toEqual(
+      await readAllowed(asOwner, "system_alerts_source_known"),
+    );
+  });
+});
+
 describe("the contract of health", () => {
   it("reads the facts of a new project and of one that has worked", async ({ query }) => {
     const facts = async () => {
@@ -643,12 +756,26 @@ describe("the contract of health", () => {
       for (const job of Object.values(answer.jobs!)) {
         expectExactly(HealthFactsRow.shape.jobs.element, job);
       }
+      const { notifications } = HealthFactsRow.shape;
+      expectExactly(notifications, answer.notifications);
+      const { failing_channels, canary } = answer.notifications as {
+        failing_channels: unknown[];
+        canary: unknown;
+      };
+      for (const channel of failing_channels) {
+        expectExactly(notifications.shape.failing_channels.element, channel);
+      }
+      if (canary !== null) expectExactly(notifications.shape.canary.unwrap(), canary);
       return parseHealthFacts(answer);
     };
     expect(await facts()).toMatchObject({
       now: new Date(NOON),
       jobsEnabled: true,
       scheduler: { watchedAt: null },
+      notifications: {
+        ...{ isEnabled: true, routesCount: 0, channelsCount: 0, overdueSeconds: null },
+        ...{ parkedCount: 0, failingChannels: [], canary: null },
+      },
     });
 
     await openDays(query);
@@ -660,7 +787,19 @@ describe("the contract of health", () => {
        evaluation_seconds = 0 where rule_id = (select min(rule_id) from monitor.alert_rules where mode = 'live')`,
       [iso(NOON - 11 * MINUTE)],
     );
+    await addChannel(query);
+    await query("select monitor.save_route('all', '{ops}')");
+    await query(
+      "update monitor.notification_channels set failing_since = now(), last_error = 'no'",
+    );
+    await query("update monitor.settings set canary_channel = 'ops'");
+    await addMessage(query, { created_at: iso(NOON - MINUTE) });
     expect(await facts()).toMatchObject({
+      notifications: {
+        ...{ isEnabled: true, routesCount: 1, channelsCount: 1, overdueSeconds: 60 },
+        ...{ parkedCount: 0, failingChannels: [{ channel: "ops", reason: "no" }] },
+        canary: { firedAt: null, arrivedAt: null },
+      },
       rules: { failingCount: 1, firstFailure: { name: expect.any(String), error: "no" } },
       scheduler: { watchedAt: new Date(NOON - MINUTE), isInstalled: true },
       metrics: { newestSampleAt: new Date(NOON) },
@@ -671,6 +810,7 @@ describe("the contract of health", () => {
           lastReason: "HTTP 401",
           lastRunAt: new Date(NOON),
         },
+        {},
         {},
         {},
         {},

@@ -17,8 +17,10 @@ async function setSecrets(
   await setSecret(asOwner, "cron_secret_key", key);
 }
 
-const invoke = (asOwner: Query, job = "collect-metrics", at = NOON) =>
-  rpc<string>(asOwner, "invoke_function", { p_job: job, p_now: iso(at) });
+const invoke = (asOwner: Query, job = "collect-metrics", at = NOON, more: object = {}) =>
+  rpc<string>(asOwner, "invoke_function", { p_job: job, p_now: iso(at), ...more });
+
+const CHAIN = { p_trigger: "chain" };
 
 async function readRun(query: Query, run: string) {
   return (await query("select * from monitor.job_runs where run_id = $1", [run])).rows[0]!;
@@ -59,7 +61,10 @@ describe("monitor.invoke_function()", () => {
     });
   });
 
-  it.for(["collect-metrics", "detect-anomalies", "data-retention-cleanup", "evaluate-alerts"])(
+  it.for([
+    ...["collect-metrics", "detect-anomalies", "data-retention-cleanup", "evaluate-alerts"],
+    "deliver-notifications",
+  ])(
     "waits for %s as long as its schedule says",
     async (job, { asOwner }) => {
       await setSecrets(asOwner);
@@ -91,6 +96,45 @@ describe("monitor.invoke_function()", () => {
     expect(await invoke(asOwner, "detect-anomalies", NOON)).not.toBe(run);
     expect(await readRequests(asOwner)).toHaveLength(3);
   });
+
+  it("runs as often as it is called between ticks, beside the one of the tick", async ({ asOwner }) => {
+    await setSecrets(asOwner);
+    const tick = await invoke(asOwner, "deliver-notifications");
+    const [first, second] = [
+      await invoke(asOwner, "deliver-notifications", NOON, CHAIN),
+      await invoke(asOwner, "deliver-notifications", NOON + 1, CHAIN),
+    ];
+    expect(new Set([tick, first, second]).size).toBe(3);
+    expect(await invoke(asOwner, "deliver-notifications", NOON + 2)).toBe(tick);
+    expect((await readRequests(asOwner)).map(({ headers }) => headers["x-run-id"])).toEqual([
+      tick,
+      first,
+      second,
+    ]);
+    expect(await readRun(asOwner, second)).toMatchObject({
+      ...{ trigger: "chain", state: "queued", is_settled: false },
+      ...{ scheduled_at: new Date(NOON), queued_at: new Date(NOON + 1) },
+    });
+  });
+
+  it("fails and skips calls between ticks as those of ticks", async ({ asOwner, query }) => {
+    expect(await readRun(asOwner, await invoke(asOwner, "deliver-notifications", NOON, CHAIN)))
+      .toMatchObject({ trigger: "chain", state: "failed", is_settled: true });
+    await query("update monitor.settings set jobs_enabled = false");
+    expect(await readRun(asOwner, await invoke(asOwner, "deliver-notifications", NOON, CHAIN)))
+      .toMatchObject({ trigger: "chain", state: "skipped", is_settled: true });
+  });
+
+  it.for(["manual", "Chain", "", null])(
+    "refuses the trigger %o",
+    async (p_trigger, { asOwner }) => {
+      await expect(invoke(asOwner, "collect-metrics", NOON, { p_trigger })).rejects.toMatchObject({
+        code: "22023",
+        message: expect.stringContaining("p_trigger"),
+        hint: expect.any(String),
+      });
+    },
+  );
 
   it.for<[string, string | null, string | null, string]>([
     ["no address", null, KEY, "Vault has no secret named project_url"],

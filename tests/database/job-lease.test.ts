@@ -77,6 +77,17 @@ describe("monitor.start_job()", () => {
     expect(await readRun(query, run)).toMatchObject({ trigger: "cron", state: "running" });
   });
 
+  it("starts a run of the chain, which stays one, of whichever kind it is called", async ({ query }) => {
+    for (const p_trigger of ["cron", "manual"]) {
+      const run = await addRun(query, { trigger: "chain", queued_at: iso(NOON + 20) });
+      expect(await start(query, run, NOON + MINUTE, { p_trigger })).toMatchObject({
+        ...{ outcome: "started", scheduled_at: "2026-03-10T12:00:00+00:00" },
+      });
+      expect(await readRun(query, run)).toMatchObject({ trigger: "chain", state: "running" });
+      await finish(query, run, NOON + MINUTE);
+    }
+  });
+
   it("lets one run in at a time, tells the other which one, and records it as skipped", async ({ query }) => {
     const [first, second] = [randomUUID(), randomUUID()];
     await start(query, first);
@@ -155,6 +166,7 @@ describe("monitor.start_job()", () => {
       [{ p_job: "no-such-job" }, "no such job"],
       [{ p_job: null }, "no such job"],
       [{ p_trigger: "magic" }, "p_trigger"],
+      [{ p_trigger: "chain" }, "p_trigger"], // of those cron or the chain has queued the run
       [{ p_trigger: null }, "p_trigger"],
       [{ p_run_id: null }, "p_run_id"],
       [{ p_scheduled_at: null }, "p_scheduled_at"],
@@ -249,12 +261,15 @@ describe("monitor.finish_job()", () => {
     expect((await readJob(query)).last_succeeded_at).toEqual(new Date(NOON));
   });
 
-  it("waits for pg_net's word on a run that cron queued", async ({ query }) => {
-    const run = await addRun(query, { queued_at: iso(NOON), request_id: 7 });
-    await start(query, run);
-    await finish(query, run);
-    expect(await readRun(query, run)).toMatchObject({ state: "succeeded", is_settled: false });
-  });
+  it.for(["cron", "chain"])(
+    "waits for pg_net's word on a run that was queued by %s",
+    async (trigger, { query }) => {
+      const run = await addRun(query, { trigger, queued_at: iso(NOON), request_id: 7 });
+      await start(query, run);
+      await finish(query, run);
+      expect(await readRun(query, run)).toMatchObject({ state: "succeeded", is_settled: false });
+    },
+  );
 
   it("turns a run that was given up into a success when it ends after all", async ({ query }) => {
     const run = randomUUID();
@@ -336,11 +351,11 @@ describe("monitor.job_runs", () => {
     await expect(addRun(query, columns)).rejects.toMatchObject({ code: "23514", constraint });
   });
 
-  it("has one run of cron a job and minute, and any number by hand", async ({ query }) => {
+  it("has one run of cron a job and minute, and any number by hand or by the chain", async ({ query }) => {
     await addRun(query);
     await expect(addRun(query)).rejects.toMatchObject({ code: "23505" });
     await addRun(query, { job: "detect-anomalies" });
-    for (const _ of range(2)) await addRun(query, { trigger: "manual" });
+    for (const trigger of ["manual", "manual", "chain", "chain"]) await addRun(query, { trigger });
   });
 });
 

@@ -1,6 +1,17 @@
 import { describe, expect } from "vitest";
 import { it, type Query, rpc } from "./database.ts";
-import { addMetric, addRun, addSeries, DAY, iso, MINUTE, NOON, openDays } from "./seeds.ts";
+import {
+  addChannel,
+  addMessage,
+  addMetric,
+  addRun,
+  addSeries,
+  DAY,
+  iso,
+  MINUTE,
+  NOON,
+  openDays,
+} from "./seeds.ts";
 
 interface Facts {
   now: string;
@@ -21,9 +32,22 @@ interface Facts {
     failing_count: number;
     first_failure: { name: string; error: string } | null;
   };
+  notifications: {
+    enabled: boolean;
+    routes_count: number;
+    channels_count: number;
+    overdue_seconds: number | null;
+    parked_count: number;
+    failing_channels: { channel: string; reason: string }[];
+    canary: { fired_at: string | null; arrived_at: string | null } | null;
+  };
 }
 
 const read = (query: Query, at = NOON) => rpc<Facts>(query, "read_health", { p_now: iso(at) });
+
+const readNotifications = async (query: Query, at = NOON) => (await read(query, at)).notifications;
+
+const LEASE_TOKEN = "8f8b5a4e-1111-4111-8111-111111111111";
 
 /** The facts of one job. */
 const jobOf = async (query: Query, job = "collect-metrics") =>
@@ -49,6 +73,7 @@ describe("monitor.read_health()", () => {
           job: "data-retention-cleanup",
           stale_after_seconds: 93_600,
         },
+        { ...job, job: "deliver-notifications", stale_after_seconds: 2700 },
         { ...job, job: "detect-anomalies", stale_after_seconds: 900 },
         { ...job, job: "evaluate-alerts", stale_after_seconds: 180 },
       ],
@@ -66,6 +91,10 @@ describe("monitor.read_health()", () => {
         contended_retention: [],
       },
       rules: { live_count: expect.any(Number), failing_count: 0, first_failure: null },
+      notifications: {
+        ...{ enabled: true, routes_count: 0, channels_count: 0, overdue_seconds: null },
+        ...{ parked_count: 0, failing_channels: [], canary: null },
+      },
     });
   });
 
@@ -240,6 +269,131 @@ describe("monitor.read_health()", () => {
     expect(await facts(NOON + 1)).toEqual({ live_count: 1, failing_count: 0, first_failure: null });
     await query("delete from monitor.alert_rules");
     expect(await facts()).toEqual({ live_count: 0, failing_count: 0, first_failure: null });
+  });
+
+  describe("of notifications", () => {
+    it("shows whether they are sent at all", async ({ query }) => {
+      await query("update monitor.settings set notifications_enabled = false");
+      expect(await readNotifications(query)).toMatchObject({ enabled: false });
+    });
+
+    it("counts routes, and channels that are switched on", async ({ query }) => {
+      await addChannel(query, "ops");
+      await addChannel(query, "spare");
+      await addChannel(query, "old", { enabled: false });
+      await query(
+        "select monitor.save_route('all', '{ops}'), monitor.save_route('others', '{spare}')",
+      );
+      expect(await readNotifications(query)).toMatchObject({ routes_count: 2, channels_count: 2 });
+    });
+
+    it.for<[string, Readonly<Record<string, unknown>>, number | null]>([
+      ["is due now", { next_attempt_at: iso(NOON) }, 0],
+      ["has been due for a moment", { next_attempt_at: iso(NOON - 1500) }, 1.5],
+      ["is due in a moment", { next_attempt_at: iso(NOON + 1) }, null],
+      ["was made long ago and is tried again now", {
+        ...{ created_at: iso(NOON - DAY), next_attempt_at: iso(NOON) },
+      }, 0],
+      ["is being sent", {
+        ...{ next_attempt_at: iso(NOON - DAY), lease_until: iso(NOON + 1) },
+        lease_token: LEASE_TOKEN,
+      }, 0],
+      ["whose deliverer has just died", {
+        ...{ next_attempt_at: iso(NOON - DAY), lease_until: iso(NOON) },
+        lease_token: LEASE_TOKEN,
+      }, 0],
+      ["whose deliverer died 7 s ago", {
+        ...{ next_attempt_at: iso(NOON - DAY), lease_until: iso(NOON - 7000) },
+        lease_token: LEASE_TOKEN,
+      }, 7],
+      ["is for a channel that is switched off", {
+        channel: "old",
+        next_attempt_at: iso(NOON - DAY),
+      }, null],
+      ["was sent", {
+        ...{ next_attempt_at: iso(NOON - DAY), state: "sent", sent_at: iso(NOON) },
+      }, null],
+      ["was given up", { next_attempt_at: iso(NOON - DAY), state: "parked" }, null],
+    ])(
+      "says how long one has waited that %s",
+      async ([, columns, overdue_seconds], { query }) => {
+        await addChannel(query, "ops");
+        await addChannel(query, "old", { enabled: false });
+        await addMessage(query, columns);
+        expect(await readNotifications(query)).toMatchObject({ overdue_seconds });
+      },
+    );
+
+    it("says how long the oldest has waited that is due", async ({ query }) => {
+      await addChannel(query, "ops");
+      for (const age of [3, 5, 4]) {
+        await addMessage(query, { next_attempt_at: iso(NOON - age * MINUTE) });
+      }
+      expect(await readNotifications(query)).toMatchObject({ overdue_seconds: 300 });
+    });
+
+    it("counts what was given up within 7 days", async ({ query }) => {
+      for (const age of [0, 7 * DAY - 1, 7 * DAY]) {
+        await addMessage(query, { state: "parked", created_at: iso(NOON - age) });
+      }
+      await addMessage(query, { state: "discarded" });
+      expect(await readNotifications(query)).toMatchObject({ parked_count: 2 });
+    });
+
+    it("names the channels that fail, with what they say or what they lack, in order", async ({ query }) => {
+      await addChannel(query, "ops");
+      expect(await readNotifications(query)).toMatchObject({ failing_channels: [] });
+      const failing_since = iso(NOON - DAY);
+      await addChannel(query, "mute", { failing_since });
+      await addChannel(query, "late", { failing_since, last_error: "x".repeat(301) });
+      await addChannel(query, "off", { failing_since, last_error: "no", enabled: false });
+      await addChannel(query, "bare", { kind: "slack", config: {} });
+      // What failed once may be a moment's.
+      await addChannel(query, "well", { last_error: "no", consecutive_failures: 2 });
+      expect((await readNotifications(query)).failing_channels).toEqual([
+        {
+          channel: "bare",
+          reason: "Vault has no secret of it: the address of its incoming webhook",
+        },
+        { channel: "late", reason: "x".repeat(300) },
+        { channel: "mute", reason: "it fails" },
+      ]);
+    });
+
+    it("says when the last canary fired, and which was the last that was sent, if one is wanted", async ({ query }) => {
+      await addChannel(query, "ops");
+      const canary = async () => (await readNotifications(query)).canary;
+      const tell = async (day: number, columns: object | null, name = "PgvigilCanary") => {
+        const at = iso(NOON - day * DAY);
+        const { rows: [alert] } = await query<{ id: string }>(
+          `insert into monitor.system_alerts
+             (fingerprint, name, source, severity, opened_at, active_at, fired_at, last_seen_at, resolved_at)
+           values ($1, $1, 'rule', 'info', $2, $2, $2, $2, $2) returning alert_id as id`,
+          [name, at],
+        );
+        if (columns === null) return;
+        await query(
+          `insert into monitor.notification_alerts (notification_id, alert_id, channel, status, told_at)
+           values ($1, $2, 'ops', 'firing', $3)`,
+          [await addMessage(query, { created_at: at, ...columns }), alert!.id, at],
+        );
+      };
+      await tell(3, { state: "sent", sent_at: iso(NOON) });
+      expect(await canary()).toBeNull();
+
+      await query("update monitor.settings set canary_channel = 'ops'");
+      const third = "2026-03-07T12:00:00+00:00";
+      expect(await canary()).toEqual({ fired_at: third, arrived_at: third });
+      await tell(2, { state: "parked" });
+      const second = "2026-03-08T12:00:00+00:00";
+      expect(await canary()).toEqual({ fired_at: second, arrived_at: third });
+      await tell(1, null);
+      await tell(0, { state: "sent", sent_at: iso(NOON) }, "SomethingElse");
+      const first = "2026-03-09T12:00:00+00:00";
+      expect(await canary()).toEqual({ fired_at: first, arrived_at: third });
+      await query("delete from monitor.system_alerts");
+      expect(await canary()).toEqual({ fired_at: null, arrived_at: null });
+    });
   });
 
   it("shows sizes that are those of the database", async ({ query, asOwner }) => {

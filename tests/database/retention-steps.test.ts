@@ -3,6 +3,8 @@ import { describe, expect } from "vitest";
 import { it, type Query, queryOf, rpc } from "./database.ts";
 import {
   addAnomaly,
+  addChannel,
+  addMessage,
   addMetric,
   addRun,
   addSeries,
@@ -32,6 +34,9 @@ const STEPS = [
   "anomaly_feedback",
   "maintenance_windows",
   "deploy_marks",
+  "notifications",
+  "mail_events",
+  "silences",
   "cron.job_run_details",
 ];
 
@@ -143,7 +148,13 @@ async function fillEverything(asSuperuser: Query) {
       `insert into monitor.deploy_marks (deployed_at, label, created_by, created_at) values ($1, 'v1', 'me', $1)`,
       [at],
     );
+    await asSuperuser(
+      `insert into monitor.silences (matchers, starts_at, ends_at, reason, created_by, created_at)
+       values ('[{"name": "a", "op": "=", "value": "b"}]', $1, $1, 'a test', 'me', $1)`,
+      [at],
+    );
   }
+  await tellEverything(asSuperuser);
   for (const age of [29, 31, 500]) {
     await addRun(asSuperuser, {
       trigger: "manual",
@@ -176,6 +187,51 @@ async function fillEverything(asSuperuser: Query) {
   }
 }
 
+/** Messages that are due, not due, to be sent, and held by an alert or an incident that is open, and what belongs to them. */
+async function tellEverything(asSuperuser: Query) {
+  await addChannel(asSuperuser);
+  await asSuperuser("select monitor.save_route('all', '{ops}')");
+  const tell = async (age: number, state: string, fingerprint?: string) => {
+    const at = iso(NOON - age * DAY);
+    const sent = state === "sent" ? { sent_at: at } : {};
+    const message = await addMessage(asSuperuser, { created_at: at, state, ...sent });
+    await asSuperuser(
+      `insert into monitor.notification_alerts (notification_id, alert_id, channel, status, told_at)
+       select $1, alert_id, 'ops', 'firing', $3 from monitor.system_alerts where fingerprint = $2`,
+      [message, fingerprint, at],
+    );
+  };
+  await tell(91, "sent", "a2");
+  await tell(92, "parked");
+  await tell(93, "sent", "a3"); // which is open
+  await tell(94, "pending", "a2");
+  await tell(89, "sent", "a1");
+  const at = iso(NOON - 95 * DAY);
+  const held = await addMessage(asSuperuser, { created_at: at, state: "sent", sent_at: at });
+  await asSuperuser(
+    `update monitor.notifications set incident_id = (select incident_id from monitor.incidents where state = 'open')
+     where notification_id = $1`,
+    [held],
+  );
+  await asSuperuser(
+    `insert into monitor.notification_decisions (alert_id, decision, detail, held_since, first_evaluation)
+     select alert_id, 'sent', 'to ops', $1, 1 from monitor.system_alerts`,
+    [iso(NOON - 100 * DAY)],
+  );
+  await asSuperuser(
+    `with made as (
+       insert into monitor.alert_groups (group_key, labels, created_at, next_flush_at) values ('a', '{}', $1, $1) returning group_id)
+     insert into monitor.alert_group_members (group_id, alert_id) select group_id, alert_id from made cross join monitor.system_alerts`,
+    [iso(NOON - 100 * DAY)],
+  );
+  for (const age of [89, 91]) {
+    await asSuperuser(
+      `insert into monitor.mail_events (event_id, provider_id, kind, occurred_at) values ('event ' || $2, 'a', 'delivered', $1)`,
+      [iso(NOON - age * DAY), age],
+    );
+  }
+}
+
 /** What a dry run and a real one must agree on. */
 const essence = ({ entity, outcome, counts, oldest_kept_at, more, detail }: Cleaned) => ({
   entity,
@@ -201,17 +257,22 @@ describe("monitor.list_retention_steps()", () => {
     await expect(step(query, "audit_log")).rejects.toMatchObject({ code: "22023" });
   });
 
-  it("keeps samples 2 days in rows and 30 in all, hours 400, anomalies 30 days, alerts and incidents 90", async ({ query }) => {
+  it("keeps samples 2 days in rows and 30 in all, hours 400, anomalies 30 days, alerts, messages and incidents 90", async ({ query }) => {
     const { rows } = await query(
       `select entity, keep_days from monitor.retention_policies
-       where entity ~ '^metric_(time|chunks|rollups)' or entity in ('anomaly_detections', 'system_alerts', 'incidents') order by 1`,
+       where entity ~ '^metric_(time|chunks|rollups)' 
+         or entity in ('anomaly_detections', 'system_alerts', 'incidents', 'notifications', 'mail_events', 'silences')
+       order by 1`,
     );
     expect(rows).toEqual([
       { entity: "anomaly_detections", keep_days: 30 },
       { entity: "incidents", keep_days: 90 },
+      { entity: "mail_events", keep_days: 90 },
       { entity: "metric_chunks", keep_days: 30 },
       { entity: "metric_rollups", keep_days: 400 },
       { entity: "metric_time_series", keep_days: 2 },
+      { entity: "notifications", keep_days: 90 },
+      { entity: "silences", keep_days: 400 },
       { entity: "system_alerts", keep_days: 90 },
     ]);
   });
@@ -256,6 +317,15 @@ describe("what a policy may say", () => {
     system_alerts: ["delete", "keep"],
     "cron.job_run_details": ["delete", "keep"],
     incident_events: ["with_owner"],
+    notifications: ["delete", "keep"],
+    mail_events: ["delete", "keep"],
+    silences: ["delete", "keep"],
+    notification_alerts: ["with_owner"],
+    notification_decisions: ["with_owner"],
+    alert_groups: ["with_owner"],
+    alert_group_members: ["with_owner"],
+    alerting_state: ["with_owner"],
+    notification_channels: ["keep"],
     settings: ["keep"],
     no_such_table: ["keep"],
   };
@@ -360,9 +430,14 @@ describe("monitor.run_retention_step()", () => {
       metric_time_series: ["sample_days"],
       metric_chunks: ["sample_days", "chunk_times"],
       anomaly_detections: ["anomaly_detections_archive"],
-      system_alerts: ["incident_alerts"],
-      incidents: ["incident_events", "incident_alerts", "incident_anomalies"],
+      system_alerts: [
+        ...["incident_alerts", "alert_group_members"],
+        ...["notification_alerts", "notification_decisions"],
+      ],
+      incidents: ["incident_events", "incident_alerts", "incident_anomalies", "audit_log"],
       metric_series: ["detector_states"],
+      notifications: ["notification_alerts"],
+      silences: ["audit_log"],
     };
     await fillEverything(asSuperuser);
     for (const entity of STEPS) {
@@ -585,6 +660,10 @@ describe("monitor.run_data_retention_cleanup()", () => {
         "metric_collectors",
         "metric_definitions",
         "retention_policies",
+        "notification_channels",
+        "notification_routes",
+        "inhibition_rules",
+        "escalation_levels",
       ]
     ) {
       expect(after[`monitor.${name}`], name).toBe(tables[`monitor.${name}`]);

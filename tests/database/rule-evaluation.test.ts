@@ -1,6 +1,17 @@
 import { describe, expect } from "vitest";
 import { it, type Query, queryOf, rpc } from "./database.ts";
-import { addMetric, DAY, HOUR, iso, MIDNIGHT, MINUTE, NOON, range, SECOND } from "./seeds.ts";
+import {
+  addChannel,
+  addMetric,
+  DAY,
+  HOUR,
+  iso,
+  MIDNIGHT,
+  MINUTE,
+  NOON,
+  range,
+  SECOND,
+} from "./seeds.ts";
 
 interface PlannedRule extends Record<string, unknown> {
   rule_id: number;
@@ -40,6 +51,13 @@ const record = (query: Query, results: unknown, at = NOON) =>
   rpc(query, "record_evaluation", { p_results: results, p_now: iso(at) });
 
 const NO_SAMPLES = { inserted: 0, duplicates: 0, overflowed: 0, rejected: [] };
+/** What is said of alerts when none has changed. */
+const UNCHANGED = {
+  ...{ opened: 0, reopened: 0, held: 0, resolved: 0, told: 0 },
+  incidents: {
+    ...{ opened: 0, linked: 0, escalated: 0, told: 0, events: 0, failed: 0, failures: [] },
+  },
+};
 
 const readStates = async (query: Query) =>
   (await query(
@@ -62,6 +80,7 @@ describe("monitor.plan_evaluation()", () => {
       ...alerting({ for_seconds: 120, labels: { team: "ops" } }),
       ...{ rule_id: expect.any(Number), group_name: "a test", interval_seconds: 30 },
       ...{ keep_firing_for_seconds: 0, annotations: {}, no_data_policy: "keep" },
+      ...{ hold_count: null, hold_window: null, clear_expr: null },
       ...{ severity: "warning", runbook_url: null, mode: "live", enabled: true, refusal: null },
       state: {
         ...{ revision: 0, instances: [], health: "unknown", last_error: null },
@@ -159,7 +178,10 @@ describe("monitor.record_evaluation()", () => {
     const answer = await record(query, [
       result(rule!, { instances: FIRING, evaluation_seconds: 0.25 }),
     ]);
-    expect(answer).toEqual({ recorded: 1, failed: 0, stale: 0, errors: [], samples: NO_SAMPLES });
+    expect(answer).toEqual({
+      ...{ recorded: 1, failed: 0, stale: 0, errors: [], samples: NO_SAMPLES },
+      alerts: { ...UNCHANGED, opened: 1 },
+    });
     expect((await plan(query, NOON + MINUTE))[0]!.state).toEqual({
       ...{ revision: 1, instances: FIRING, health: "ok", last_error: null },
       ...{ evaluated_at: NOON, evaluation_seconds: 0.25 },
@@ -179,7 +201,7 @@ describe("monitor.record_evaluation()", () => {
       result(rules[2]!, { error: "x".repeat(2001), samples: [{ labels: {}, value: 1 }] }),
     ], NOON + MINUTE);
     expect(answer).toEqual({
-      ...{ recorded: 3, failed: 2, stale: 0, samples: NO_SAMPLES },
+      ...{ recorded: 3, failed: 2, stale: 0, samples: NO_SAMPLES, alerts: UNCHANGED },
       errors: [
         { group: "a test", rule: "a", error },
         { group: "a test", rule: recording().name, error: "x".repeat(2000) },
@@ -227,7 +249,7 @@ describe("monitor.record_evaluation()", () => {
     await query("delete from monitor.alert_rules where kind = 'recording'");
     expect(await record(query, results)).toEqual({
       ...{ recorded: 1, failed: 0, stale: 1, errors: [] },
-      samples: NO_SAMPLES,
+      ...{ samples: NO_SAMPLES, alerts: UNCHANGED },
     });
     expect(await readStates(query)).toMatchObject([{ name: alerting().name, health: "ok" }]);
     expect(await readSamples(query)).toEqual([]);
@@ -497,10 +519,48 @@ describe("monitor.record_evaluation()", () => {
     });
   });
 
-  it.for([["no array", {}, iso(NOON)], ["null", null, iso(NOON)], ["no time", [], null]])(
+  it("makes alerts of what it stores and of the components it is given, and tells them", async ({ query }) => {
+    await setUp(query, [alerting({ severity: "critical" })]);
+    await addChannel(query);
+    await query("select monitor.save_route('all', '{ops}', p_group_wait_seconds => 0)");
+    const evaluate = async (minute: number, instances: object[], components: object[] | null) => {
+      const at = NOON + minute * MINUTE;
+      const results = (await plan(query, at)).map((rule) => result(rule, { instances }));
+      const { alerts } = await rpc<{ alerts: object }>(query, "record_evaluation", {
+        ...{ p_results: results, p_now: iso(at), p_components: components },
+      });
+      const { rows } = await query(
+        "select name, severity, state from monitor.system_alerts order by name",
+      );
+      return { alerts, rows };
+    };
+    const broken = { component: "storage", status: "degraded", reason: "no room" };
+    const firing = { name: alerting().name, severity: "critical", state: "firing" };
+    const unhealthy = { name: "ComponentUnhealthy", severity: "warning", state: "pending" };
+    expect(await evaluate(0, FIRING, [broken])).toMatchObject({
+      alerts: { opened: 2, told: 1 },
+      rows: [unhealthy, firing],
+    });
+    // What is not known has not changed.
+    expect(await evaluate(1, FIRING, null)).toEqual({
+      alerts: UNCHANGED,
+      rows: [unhealthy, firing],
+    });
+    expect(await evaluate(2, [], [{ ...broken, status: "healthy" }])).toMatchObject({
+      alerts: { resolved: 2 },
+      rows: [{ ...unhealthy, state: "resolved" }, { ...firing, state: "resolved" }],
+    });
+  });
+
+  it.for<[string, unknown, string | null, unknown]>([
+    ["no array", {}, iso(NOON), null],
+    ["null", null, iso(NOON), null],
+    ["no time", [], null, null],
+    ["components that are no array", [], iso(NOON), {}],
+  ])(
     "refuses %s",
-    async ([, results, at], { query }) => {
-      await expect(rpc(query, "record_evaluation", { p_results: results, p_now: at })).rejects
+    async ([, p_results, p_now, p_components], { query }) => {
+      await expect(rpc(query, "record_evaluation", { p_results, p_now, p_components })).rejects
         .toMatchObject({ code: "22023", hint: expect.any(String) });
     },
   );
@@ -528,10 +588,23 @@ describe("monitor.record_evaluation()", () => {
 
   it("does 2,000 rules with 10 alerts each well within the time of a call", async ({ query }) => {
     await setUp(query, range(2000).map((n) => alerting({ name: `r${n}` })));
-    const instances = range(10).map((n) => ({ labels: { n: String(n) } }));
-    const rules = await plan(query);
-    // The fixture cuts a statement at 8 s, as the API does.
-    expect(await record(query, rules.map((rule) => result(rule, { instances }))))
-      .toMatchObject({ recorded: 2000, stale: 0 });
+    const evaluate = async (minute: number, value: string) => {
+      const rules = await plan(query, NOON + minute * MINUTE);
+      const results = rules.map((rule) =>
+        result(rule, {
+          instances: range(10).map((n) => ({
+            ...{ labels: { alertname: rule.name, n: String(n) }, state: "firing" },
+            ...{ annotations: { summary: "Much to do" }, last_value: value, no_data: false },
+            ...{ active_at: iso(NOON), fired_at: iso(NOON) },
+          })),
+        })
+      );
+      // The fixture cuts a statement at 8 s, as the API does.
+      return await record(query, results, NOON + minute * MINUTE);
+    };
+    const recorded = { recorded: 2000, stale: 0 };
+    expect(await evaluate(0, "1")).toMatchObject({ ...recorded, alerts: { opened: 20_000 } });
+    expect(await evaluate(1, "1")).toMatchObject({ ...recorded, alerts: UNCHANGED });
+    expect(await evaluate(2, "2")).toMatchObject({ ...recorded, alerts: UNCHANGED }); // each has changed
   });
 });

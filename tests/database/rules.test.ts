@@ -4,29 +4,54 @@ import { openDays } from "./seeds.ts";
 
 /** Functions that users of the API may call, each with what keeps a user who is no admin from seeing anything. */
 const FOR_USERS: Readonly<Record<string, string>> = {
+  "monitor.acknowledge_alert(bigint,text,double precision,timestamp with time zone)":
+    "asks require_admin()",
+  "monitor.acknowledge_incident(bigint,timestamp with time zone)": "asks require_admin()",
+  "monitor.assign_commander(bigint,text,timestamp with time zone)": "asks require_admin()",
   "monitor.bounded_page(integer,timestamp with time zone,timestamp with time zone)": "arithmetic",
   "monitor.check_selectors(jsonb)": "says only what it was given",
+  "monitor.close_alert(bigint,text,timestamp with time zone)": "asks require_admin()",
   "monitor.create_access_token(text,text[],timestamp with time zone,timestamp with time zone)":
     "asks may_administer()",
   "monitor.current_actor()": "says only who calls",
   "monitor.decode_times(integer[])": "arithmetic",
   'monitor.decode_values(smallint,bigint,boolean,"char"[],"char"[],"char"[],"char"[],double precision[])':
     "arithmetic",
+  "monitor.delete_channel(text)": "asks require_admin()",
+  "monitor.delete_inhibition(text)": "asks require_admin()",
+  "monitor.delete_route(text)": "asks require_admin()",
+  "monitor.describe_duration(interval)": "says only what it was given",
+  "monitor.describe_incident(bigint,timestamp with time zone)": "reads under row level security",
+  "monitor.describe_time(timestamp with time zone,text)": "says only what it was given",
+  "monitor.draft_post_mortem(bigint,timestamp with time zone)": "reads under row level security",
   "monitor.end_maintenance(bigint,timestamp with time zone)": "asks may_administer()",
+  "monitor.end_silence(bigint,timestamp with time zone)": "asks require_admin()",
   "monitor.epoch_ms(timestamp with time zone)": "arithmetic",
+  "monitor.escape_markdown(text)": "says only what it was given",
+  "monitor.explain_alert(bigint)": "reads under row level security",
   "monitor.find_series(jsonb,timestamp with time zone,timestamp with time zone,integer)":
     "reads under row level security",
+  "monitor.incident_timeline(bigint,bigint,integer)": "reads under row level security",
   "monitor.interpolate(double precision[],double precision)": "arithmetic",
   "monitor.is_admin()": "says only whether the caller is one; policies ask it",
   "monitor.label_anomaly_span(integer,text,timestamp with time zone,timestamp with time zone,text,timestamp with time zone)":
     "asks may_administer()",
+  "monitor.link_alert(bigint,bigint,timestamp with time zone)": "asks require_admin()",
+  "monitor.link_anomaly(bigint,bigint,timestamp with time zone)": "asks require_admin()",
   "monitor.mark_deploy(text,timestamp with time zone,jsonb,timestamp with time zone)":
     "asks may_administer()",
   "monitor.match_selectors(jsonb)": "reads under row level security",
   "monitor.match_series(jsonb,integer,integer)": "reads under row level security",
+  "monitor.measure_incident(bigint)": "reads under row level security",
+  "monitor.note_incident(bigint,text,timestamp with time zone,timestamp with time zone)":
+    "asks require_admin()",
+  "monitor.open_incident(text,text,timestamp with time zone,text[],bigint[],bigint[],text,text[],boolean,timestamp with time zone)":
+    "asks require_admin()",
   "monitor.per_second(bigint[],double precision[])": "arithmetic",
   "monitor.plan_maintenance(timestamp with time zone,timestamp with time zone,text,jsonb,timestamp with time zone)":
     "asks may_administer()",
+  "monitor.propose_incidents(timestamp with time zone)": "reads under row level security",
+  "monitor.quote_markdown(text)": "says only what it was given",
   "monitor.read_bands(integer,integer,integer,timestamp with time zone)":
     "reads under row level security",
   "monitor.read_buckets(jsonb,timestamp with time zone,timestamp with time zone,interval,integer,integer)":
@@ -41,15 +66,25 @@ const FOR_USERS: Readonly<Record<string, string>> = {
   "monitor.read_related_series(bigint,integer)": "reads under row level security",
   "monitor.read_samples(jsonb,timestamp with time zone,timestamp with time zone,integer,integer)":
     "reads under row level security",
+  "monitor.read_scorecards(timestamp with time zone,timestamp with time zone)":
+    "reads under row level security",
   "monitor.read_selections(jsonb,integer)": "reads under row level security",
   "monitor.read_series_labels(jsonb,timestamp with time zone,timestamp with time zone,integer)":
     "reads under row level security",
   "monitor.read_spans(integer,timestamp with time zone,timestamp with time zone)":
     "reads under row level security",
   "monitor.refuse_beyond(bigint,integer,text)": "says only what it was given",
+  "monitor.requeue_notifications(text,timestamp with time zone)": "asks require_admin()",
+  "monitor.response_enforced_at(monitor.incidents)": "arithmetic on the row it was given",
+  "monitor.response_target(text)": "a constant",
   "monitor.review_anomaly(bigint,text,timestamp with time zone)": "asks may_administer()",
   "monitor.revoke_access_token(text,timestamp with time zone)": "asks may_administer()",
   "monitor.satisfies_matchers(text,jsonb,jsonb)": "says only what it was given",
+  "monitor.save_channel(text,text,jsonb,text,boolean)": "asks require_admin()",
+  "monitor.save_escalation_level(integer,text[],text)": "asks require_admin()",
+  "monitor.save_inhibition(text,jsonb,jsonb,text[])": "asks require_admin()",
+  "monitor.save_route(text,text[],jsonb,integer,text[],boolean,double precision,double precision,double precision)":
+    "asks require_admin()",
   "monitor.scan_rollups(integer[],timestamp with time zone,timestamp with time zone)":
     "reads under row level security",
   "monitor.scan_rows(integer[],timestamp with time zone,timestamp with time zone,integer)":
@@ -58,14 +93,38 @@ const FOR_USERS: Readonly<Record<string, string>> = {
     "reads under row level security",
   "monitor.scan_spans(integer[],timestamp with time zone[],timestamp with time zone,integer)":
     "reads under row level security",
+  "monitor.send_incident_message(bigint,text,text,text[],timestamp with time zone,timestamp with time zone)":
+    "asks require_admin()",
   "monitor.set_detection(text,double precision,text,text,double precision,double precision,boolean)":
     "asks may_administer()",
+  "monitor.set_incident_severity(bigint,text,text,timestamp with time zone)":
+    "asks require_admin()",
+  "monitor.set_incident_state(bigint,text,text,timestamp with time zone,text,text,text,date,boolean,timestamp with time zone)":
+    "asks require_admin()",
   "monitor.set_schedule(text,text,timestamp with time zone)": "asks may_administer()",
+  "monitor.silence_alerts(jsonb,timestamp with time zone,text,timestamp with time zone,integer[],time without time zone,time without time zone,timestamp with time zone)":
+    "asks require_admin()",
+  "monitor.unacknowledge_alert(bigint,timestamp with time zone)": "asks require_admin()",
+  "monitor.unlink_alert(bigint,bigint,timestamp with time zone)": "asks require_admin()",
+  "monitor.unlink_anomaly(bigint,bigint,timestamp with time zone)": "asks require_admin()",
+  "monitor.update_enforced_at(monitor.incidents)": "arithmetic on the row it was given",
+  "monitor.update_incident_components(bigint,text[],timestamp with time zone)":
+    "asks require_admin()",
+  "monitor.update_interval(text)": "a constant",
   "monitor.utc_midnight(date)": "arithmetic",
+  "monitor.write_up_incident(bigint,text,text,text,date,timestamp with time zone)":
+    "asks require_admin()",
 };
 
 /** Functions that run as the owner of the schema, and why they must. Collectors all do: see below. */
 const DEFINERS: Readonly<Record<string, string>> = {
+  "monitor.acknowledge_alert(bigint,text,double precision,timestamp with time zone)":
+    "an admin may acknowledge, but not write the row",
+  "monitor.acknowledge_incident(bigint,timestamp with time zone)":
+    "an admin may respond, but not write the row",
+  "monitor.assign_commander(bigint,text,timestamp with time zone)":
+    "an admin may say who leads, but not write the row",
+  "monitor.channel_secret(text)": "Vault is closed to whoever sends",
   "monitor.check_setup(timestamp with time zone)": "looks into Vault and pg_cron",
   "monitor.cleanup_old_metrics(integer,timestamp with time zone,boolean,integer,integer)":
     "drops partitions",
@@ -73,33 +132,80 @@ const DEFINERS: Readonly<Record<string, string>> = {
     "drops partitions",
   "monitor.cleanup_own_table(text,integer,timestamp with time zone,boolean,integer)":
     "deletes what nobody else may: audit log, pg_cron's record",
+  "monitor.close_alert(bigint,text,timestamp with time zone)":
+    "an admin may close what nothing is known of, but not write the row",
   "monitor.compact_samples(integer,timestamp with time zone,boolean,integer)":
     "drops partitions, and writes chunks, which nobody may write",
   "monitor.create_access_token(text,text[],timestamp with time zone,timestamp with time zone)":
     "an admin may make a token, but not write its row",
+  "monitor.delete_channel(text)": "an admin may delete a channel, but not its row or Vault's",
+  "monitor.delete_inhibition(text)": "an admin may delete an inhibition, but not its row",
+  "monitor.delete_route(text)": "an admin may delete a route, but not its row",
   "monitor.end_maintenance(bigint,timestamp with time zone)":
     "an admin may end maintenance, but not rewrite its row",
+  "monitor.end_silence(bigint,timestamp with time zone)":
+    "an admin may end a silence, but not rewrite its row",
   "monitor.ensure_chunk_partitions(date)": "creates partitions",
   "monitor.ensure_sample_days(timestamp with time zone,integer)": "creates partitions",
+  "monitor.invoke_followers(text,timestamp with time zone,timestamp with time zone)":
+    "whoever ends a run may not read Vault",
   "monitor.is_admin()": "reads a table behind a policy that asks it",
   "monitor.label_anomaly_span(integer,text,timestamp with time zone,timestamp with time zone,text,timestamp with time zone)":
     "an admin may label a span, but not write its row",
+  "monitor.link_alert(bigint,bigint,timestamp with time zone)":
+    "an admin may link an alert, but not write the row",
+  "monitor.link_anomaly(bigint,bigint,timestamp with time zone)":
+    "an admin may link an anomaly, but not write the row",
   "monitor.mark_deploy(text,timestamp with time zone,jsonb,timestamp with time zone)":
     "an admin may mark a deploy, but not write its row",
+  "monitor.note_incident(bigint,text,timestamp with time zone,timestamp with time zone)":
+    "an admin may add to a timeline, but not rewrite it",
   "monitor.open_days(date[],timestamp with time zone)":
     "creates partitions, and notes days nobody collected on",
+  "monitor.open_incident(text,text,timestamp with time zone,text[],bigint[],bigint[],text,text[],boolean,timestamp with time zone)":
+    "an admin may open an incident, but not write its row",
   "monitor.plan_collection(timestamp with time zone)": "asks for relations in closed schemas",
   "monitor.plan_maintenance(timestamp with time zone,timestamp with time zone,text,jsonb,timestamp with time zone)":
     "an admin may plan maintenance, but not write its row",
   "monitor.record_change()": "writes the audit log, which nobody may write",
+  "monitor.requeue_notifications(text,timestamp with time zone)":
+    "an admin may have them sent again, but not write their rows",
   "monitor.review_anomaly(bigint,text,timestamp with time zone)":
     "an admin may judge, but not rewrite",
   "monitor.revoke_access_token(text,timestamp with time zone)":
     "an admin may revoke a token, but not write its row",
+  "monitor.save_channel(text,text,jsonb,text,boolean)":
+    "an admin may make a channel, but not write its row or Vault",
+  "monitor.save_escalation_level(integer,text[],text)":
+    "an admin may say who is told, but not write the row",
+  "monitor.save_inhibition(text,jsonb,jsonb,text[])":
+    "an admin may save an inhibition, but not write its row",
+  "monitor.save_route(text,text[],jsonb,integer,text[],boolean,double precision,double precision,double precision)":
+    "an admin may save a route, but not write its row",
+  "monitor.send_incident_message(bigint,text,text,text[],timestamp with time zone,timestamp with time zone)":
+    "an admin may tell people, but not write to the outbox",
   "monitor.set_detection(text,double precision,text,text,double precision,double precision,boolean)":
     "an admin may set what is told, but not rewrite a definition",
+  "monitor.set_incident_severity(bigint,text,text,timestamp with time zone)":
+    "an admin may judge an incident anew, but not write its row",
+  "monitor.set_incident_state(bigint,text,text,timestamp with time zone,text,text,text,date,boolean,timestamp with time zone)":
+    "an admin may move an incident on, but not write its row",
   "monitor.set_schedule(text,text,timestamp with time zone)":
     "pg_cron runs a job as whoever scheduled it",
+  "monitor.silence_alerts(jsonb,timestamp with time zone,text,timestamp with time zone,integer[],time without time zone,time without time zone,timestamp with time zone)":
+    "an admin may silence, but not write the row",
+  "monitor.unacknowledge_alert(bigint,timestamp with time zone)":
+    "an admin may take it back, but not write the row",
+  "monitor.unlink_alert(bigint,bigint,timestamp with time zone)":
+    "an admin may take a link back, but not delete the row",
+  "monitor.unlink_anomaly(bigint,bigint,timestamp with time zone)":
+    "an admin may take a link back, but not delete the row",
+  "monitor.update_incident_components(bigint,text[],timestamp with time zone)":
+    "an admin may say what is affected, but not write the row",
+  "monitor.wake_deliverer(timestamp with time zone,double precision)":
+    "whoever calls may not read Vault",
+  "monitor.write_up_incident(bigint,text,text,text,date,timestamp with time zone)":
+    "an admin may write what was the matter, but not the row",
 };
 
 /** Functions that return rows although the API cuts at 1,000, and why that loses nothing. */
@@ -107,8 +213,15 @@ const SET_RETURNING: Readonly<Record<string, string>> = {
   "monitor.check_setup(timestamp with time zone)": "some rows a job",
   "monitor.cron_ticks(text,timestamp with time zone,timestamp with time zone)":
     "for SQL; granted because the check of job_schedules calls it",
+  "monitor.explain_alert(bigint)": "takes at most 1,000 of them itself",
   "monitor.find_series(jsonb,timestamp with time zone,timestamp with time zone,integer)":
     "for SQL; granted because the readers, which run as their caller, call it",
+  "monitor.list_conditions(jsonb,timestamp with time zone)":
+    "for SQL; granted because sync_alerts, which runs as its caller, calls it",
+  "monitor.list_mutes(timestamp with time zone,text)":
+    "for SQL; granted because tell_alerts and record_decisions, which run as their caller, call it",
+  "monitor.match_open_alerts(jsonb)":
+    "for SQL; granted because route_alerts and list_mutes, which run as their caller, call it",
   "monitor.match_selectors(jsonb)":
     "for SQL; granted because the readers, which run as their caller, call it",
   "monitor.match_series(jsonb,integer,integer)": "takes at most 1,000 as its limit",
@@ -192,6 +305,12 @@ const OFFENCES: Readonly<Record<string, string>> = {
     select p.oid::regprocedure as offender from pg_proc as p
     where p.pronamespace = 'monitor'::regnamespace
       and not 'search_path=""' = any (coalesce(p.proconfig, '{}'))`,
+
+  "what users may call as the owner asks whether they are admins": `
+    select p.oid::regprocedure as offender from pg_proc as p
+    where p.pronamespace = 'monitor'::regnamespace and p.prosecdef and has_function_privilege('authenticated', p.oid, 'execute')
+      and p.prosrc !~ '(perform monitor\\.require_admin|not monitor\\.may_administer)\\('
+      and p.proname <> 'is_admin'`,
 
   "what only reads is declared so": `
     select p.oid::regprocedure as offender from pg_proc as p

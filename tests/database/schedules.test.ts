@@ -35,6 +35,12 @@ describe("the shipped schedules", () => {
       },
       {
         ...common,
+        jobname: "deliver-notifications-every-15-minutes",
+        schedule: "*/15 * * * *",
+        command: "select monitor.invoke_function('deliver-notifications')",
+      },
+      {
+        ...common,
         jobname: "detect-anomalies-every-5-minutes",
         schedule: "*/5 * * * *",
         command: "select monitor.invoke_function('detect-anomalies')",
@@ -43,7 +49,8 @@ describe("the shipped schedules", () => {
         ...common,
         jobname: "evaluate-alerts-every-minute",
         schedule: "* * * * *",
-        command: "select monitor.invoke_function('evaluate-alerts')",
+        // The fallback of the chain, for the minute before.
+        command: "select monitor.invoke_function('evaluate-alerts', now() - interval '1 minute')",
       },
       {
         ...common,
@@ -52,6 +59,33 @@ describe("the shipped schedules", () => {
         command: "select monitor.watch_jobs()",
       },
     ]);
+  });
+
+  it("follow each other: collecting, evaluating, delivering, and no other job does", async ({ query }) => {
+    const { rows } = await query(
+      "select job, follows, is_on_demand from monitor.job_schedules where follows is not null or is_on_demand order by job",
+    );
+    expect(rows).toEqual([
+      { job: "deliver-notifications", follows: "evaluate-alerts", is_on_demand: true },
+      { job: "evaluate-alerts", follows: "collect-metrics", is_on_demand: false },
+    ]);
+  });
+
+  it("are stale when their schedule says so", async ({ asOwner }) => {
+    const { rows } = await asOwner(
+      `select job from monitor.job_schedules
+       where stale_after_seconds <> monitor.stale_after_seconds(schedule, '2026-03-10')`,
+    );
+    expect(rows).toEqual([]);
+  });
+
+  it.for([
+    ["job_schedules_follows_fkey", "follows = 'no-such-job'", "23503"],
+    ["job_schedules_follows_another", "follows = job", "23514"],
+  ])("obey %s", async ([constraint, change, code], { asOwner }) => {
+    await expect(
+      asOwner(`update monitor.job_schedules set ${change} where job = 'detect-anomalies'`),
+    ).rejects.toMatchObject({ code, constraint });
   });
 
   it("are commands that cron can run as its user", async ({ asOwner }) => {
@@ -107,6 +141,23 @@ describe("monitor.set_schedule()", () => {
     await asOwner("select cron.unschedule('watch-jobs-every-minute')");
     await setSchedule(query, "watch-jobs", "* * * * *");
     expect(await readJobs(asOwner)).toEqual(before);
+  });
+
+  it("gives pg_cron the command of the job back, whatever it was", async ({ asOwner, query }) => {
+    const before = await readJobs(asOwner);
+    for (const { command, jobname } of before) {
+      const { rows: [job] } = await query<{ job: string }>(
+        "select job from monitor.job_schedules where cron_name = $1",
+        [jobname],
+      );
+      await asOwner(
+        "select cron.alter_job(jobid, command := 'select 1') from cron.job where jobname = $1",
+        [jobname],
+      );
+      await setSchedule(query, job!.job, "* * * * *");
+      expect((await readJobs(asOwner)).find((found) => found.jobname === jobname)!.command)
+        .toBe(command);
+    }
   });
 
   it("watches for missed runs from now on when the schedule changes, and goes on otherwise", async ({ query, asOwner }) => {

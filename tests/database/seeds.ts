@@ -137,3 +137,39 @@ export async function addRun(
   );
   return row.run_id;
 }
+
+/** Adds a mail channel, switched on unless `columns` say otherwise. */
+export async function addChannel(
+  query: Query,
+  channel = "ops",
+  columns: Readonly<Record<string, unknown>> = {},
+): Promise<void> {
+  const row = { channel, kind: "email", config: { to: ["ops@example.com"] }, ...columns };
+  const names = Object.keys(row);
+  await query(
+    `insert into monitor.notification_channels (${names})
+     values (${names.map((_, index) => `$${index + 1}`)})`,
+    Object.values(row),
+  );
+}
+
+/** Adds a message of noon to ops, to be sent at once; `columns` as in the table. Returns its id. */
+export async function addMessage(
+  query: Query,
+  columns: Readonly<Record<string, unknown>> = {},
+): Promise<number> {
+  const row = {
+    channel: "ops",
+    payload: {},
+    created_at: iso(NOON),
+    next_attempt_at: columns.created_at ?? iso(NOON),
+    ...columns,
+  };
+  const names = Object.keys(row);
+  const { rows: [message] } = await query<{ id: string }>(
+    `insert into monitor.notifications (${names})
+     values (${names.map((_, index) => `$${index + 1}`)}) returning notification_id as id`,
+    Object.values(row),
+  );
+  return Number(message!.id);
+}

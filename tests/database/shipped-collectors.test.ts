@@ -1,6 +1,8 @@
 import { describe, expect } from "vitest";
 import { it, type Query, queryOf, rpc } from "./database.ts";
 import {
+  addChannel,
+  addMessage,
   addMetric,
   addRun,
   addSeries,
@@ -39,6 +41,22 @@ const VIEW = `
 const EVALUATED =
   "update monitor.rule_states set health = 'ok', evaluated_at = now(), evaluation_seconds = 0";
 
+/** Adds a canary that fired so long before noon, told by a message with these columns. */
+async function addCanary(query: Query, age: number, columns: object) {
+  const at = iso(NOON - age);
+  const { rows: [alert] } = await query<{ id: string }>(
+    `insert into monitor.system_alerts
+       (fingerprint, name, source, severity, opened_at, active_at, fired_at, last_seen_at, resolved_at)
+     values ('canary', 'PgvigilCanary', 'rule', 'info', $1, $1, $1, $1, $1) returning alert_id as id`,
+    [at],
+  );
+  await query(
+    `insert into monitor.notification_alerts (notification_id, alert_id, channel, status, told_at)
+     values ($1, $2, 'ops', 'firing', $3)`,
+    [await addMessage(query, { created_at: at, ...columns }), alert!.id, at],
+  );
+}
+
 /** Two queues of pgmq, as far as it is asked. */
 const PGMQ = `
   create schema pgmq;
@@ -71,6 +89,8 @@ describe("the shipped collectors", () => {
     }
     await query("update monitor.metric_series set overflow_samples = 1");
     await query(EVALUATED);
+    await addCanary(query, HOUR, { state: "sent", sent_at: iso(NOON - HOUR) });
+    await query("update monitor.settings set canary_channel = 'ops'");
     await asOwner("select pg_create_physical_replication_slot('of_a_test', true, true)");
 
     try {
@@ -341,52 +361,134 @@ describe("monitor.collect_http_requests()", () => {
 });
 
 describe("monitor.collect_incidents_and_alerts()", () => {
+  const count = async (query: Query, at = NOON) =>
+    byName(await collect(query, "collect_incidents_and_alerts", at));
+
   it("counts what is open", async ({ query }) => {
-    const count = async () => byName(await collect(query, "collect_incidents_and_alerts"));
-    expect(await count()).toEqual({ active_incidents: 0, unresolved_alerts: 0 });
+    const nothing = {
+      ...{ active_incidents: 0, unresolved_alerts: 0, pgvigil_notification_delay_seconds: 0 },
+      ...{ pgvigil_notifications_pending: 0, pgvigil_notifications_parked: 0 },
+    };
+    expect(await count(query)).toEqual(nothing);
     await query(`
       insert into monitor.incidents (title, severity, state, resolved_at)
       values ('a', 'P0', 'open', null), ('b', 'P1', 'monitoring', null), ('c', 'P3', 'resolved', now())`);
     await query(`
       insert into monitor.system_alerts (fingerprint, name, source, severity, fired_at, last_seen_at, resolved_at)
       values ('a', 'a', 'rule', 'critical', now(), now(), null), ('b', 'b', 'job', 'info', now(), now(), now())`);
-    expect(await count()).toEqual({ active_incidents: 2, unresolved_alerts: 1 });
+    expect(await count(query)).toEqual({ ...nothing, active_incidents: 2, unresolved_alerts: 1 });
   });
 
-  it("counts alerts of rules that fire, of live rules that are switched on", async ({ query }) => {
-    await query(EVALUATED);
-    const rules = (changes: string) =>
-      query(`
-        update monitor.alert_rules set ${changes}
-        where rule_id = (select min(rule_id) from monitor.rule_states)`);
-    const fire = () =>
-      query(`
-        update monitor.rule_states
-        set instances = '[{"state": "firing"}, {"state": "pending"}, {"state": "firing"}]'
-        where rule_id = (select min(rule_id) from monitor.rule_states)`);
-    const count = async () =>
-      byName(await collect(query, "collect_incidents_and_alerts"))["unresolved_alerts"];
-    expect(await count()).toBe(0);
-    await rules("mode = 'live'");
-    await fire();
-    expect(await count()).toBe(2);
-    await rules("mode = 'shadow'");
-    expect(await count()).toBe(0);
-    await rules("mode = 'live', enabled = false");
-    await fire();
-    expect(await count()).toBe(0);
+  it("counts alerts of all sources that fire, of live rules", async ({ query }) => {
+    const add = (fingerprint: string, columns: object = {}) => {
+      const row = {
+        ...{ fingerprint, name: "a", source: "rule", severity: "info", last_seen_at: iso(NOON) },
+        ...{ fired_at: iso(NOON), ...columns },
+      };
+      return query(
+        `insert into monitor.system_alerts (${Object.keys(row)})
+         values (${Object.keys(row).map((_, index) => `$${index + 1}`)})`,
+        Object.values(row),
+      );
+    };
+    const unresolved = async () => (await count(query))["unresolved_alerts"];
+    await add("resolved", { resolved_at: iso(NOON) });
+    await add("pending", { fired_at: null, occurrence_count: 0 });
+    await add("in shadow mode", { mode: "shadow" });
+    expect(await unresolved()).toBe(0);
+    for (const source of ["rule", "anomaly", "job", "health"]) await add(source, { source });
+    // Both count until they are resolved.
+    await add("flapping", { ceased_at: iso(NOON) });
+    await add("acknowledged", {
+      ...{ acknowledged_at: iso(NOON), acknowledged_by: "me", acknowledged_because: "I look" },
+      acknowledged_until: iso(NOON + HOUR),
+    });
+    expect(await unresolved()).toBe(6);
+    // What a rule remembers counts once it is an alert.
+    await query(`update monitor.rule_states set instances = '[{"state": "firing"}]'`);
+    expect(await unresolved()).toBe(6);
+  });
+
+  it("counts messages that are still to be sent, and those that were given up within 7 days", async ({ query }) => {
+    for (const state of ["pending", "pending", "parked", "discarded"]) {
+      await addMessage(query, { state });
+    }
+    await addMessage(query, { state: "sent", sent_at: iso(NOON) });
+    await addMessage(query, { created_at: iso(NOON - 8 * DAY) });
+    await addMessage(query, { state: "parked", created_at: iso(NOON - 7 * DAY + 1) });
+    await addMessage(query, { state: "parked", created_at: iso(NOON - 7 * DAY) });
+    expect(await count(query)).toMatchObject({
+      pgvigil_notifications_pending: 3,
+      pgvigil_notifications_parked: 2,
+    });
+  });
+
+  it("says how long the oldest message has waited that is due", async ({ query }) => {
+    await addChannel(query);
+    const delay = async () => (await count(query))["pgvigil_notification_delay_seconds"];
+    await addMessage(query, { next_attempt_at: iso(NOON + 1) });
+    await addMessage(query, {
+      ...{ next_attempt_at: iso(NOON - DAY), state: "sent", sent_at: iso(NOON) },
+    });
+    await addMessage(query, { next_attempt_at: iso(NOON - DAY), state: "parked" });
+    expect(await delay()).toBe(0);
+    for (const seconds of [2.5, 7, 3]) {
+      await addMessage(query, { next_attempt_at: iso(NOON - seconds * SECOND) });
+    }
+    expect(await delay()).toBe(7);
+    // As health has it: nothing waits for a channel that is switched off.
+    await query("update monitor.notification_channels set enabled = false");
+    expect(await delay()).toBe(0);
+  });
+
+  it("says whether the canary of the day is due, from its hour on until it has fired", async ({ asOwner, query }) => {
+    const due = async (at: number) => (await count(query, at))["pgvigil_canary_due"];
+    const nine = NOON - 3 * HOUR;
+    expect(await due(nine)).toBeUndefined();
+    await query("update monitor.settings set canary_channel = 'ops'");
+    expect([await due(nine - 1), await due(nine), await due(nine + 15 * HOUR - 1)])
+      .toEqual([0, 1, 1]);
+    // It has fired today, and will again tomorrow.
+    await asOwner("update monitor.alerting_state set canary_on = '2026-03-10'");
+    expect([await due(nine), await due(nine + DAY - 1), await due(nine + DAY)]).toEqual([0, 0, 1]);
+
+    // By the clock on the wall: five hours later there than in UTC.
+    await query("update monitor.settings set time_zone = 'Asia/Karachi', canary_hour = 0");
+    const midnight = NOON + 7 * HOUR;
+    expect([await due(midnight - 1), await due(midnight)]).toEqual([0, 1]);
+  });
+
+  it("says how long the last canary took that arrived, and how long ago that is", async ({ query }) => {
+    const canary = async () => {
+      const { pgvigil_canary_latency_seconds: latency, pgvigil_canary_age_seconds: age } =
+        await count(query);
+      return [latency, age];
+    };
+    await addCanary(query, 3 * DAY, { state: "parked" });
+    expect(await canary()).toEqual([undefined, undefined]);
+    await addCanary(query, 2 * DAY, {
+      ...{ state: "delivered", sent_at: iso(NOON - 2 * DAY + 2 * SECOND) },
+      delivered_at: iso(NOON - 2 * DAY + 5 * SECOND),
+    });
+    expect(await canary()).toEqual([5, 2 * DAY / SECOND - 5]);
+    await addCanary(query, DAY, { state: "sent", sent_at: iso(NOON - DAY + 3 * SECOND) });
+    expect(await canary()).toEqual([3, DAY / SECOND - 3]);
+    await addCanary(query, HOUR, { state: "pending" });
+    expect(await canary()).toEqual([3, DAY / SECOND - 3]);
+    // By a clock that stood wrong.
+    await addCanary(query, -HOUR, { state: "sent", sent_at: iso(NOON + HOUR - SECOND) });
+    expect(await canary()).toEqual([0, 0]);
   });
 
   it("counts rules whose last evaluation failed, once one was evaluated", async ({ query }) => {
-    const count = async () =>
-      byName(await collect(query, "collect_incidents_and_alerts"))["pgvigil_failing_rules"];
-    expect(await count()).toBeUndefined();
+    const failing = async () => (await count(query))["pgvigil_failing_rules"];
+    expect(await failing()).toBeUndefined();
     await query(EVALUATED);
-    expect(await count()).toBe(0);
+    expect(await failing()).toBe(0);
     await query(`
       update monitor.rule_states set health = 'err', last_error = 'no'
       where rule_id in (select rule_id from monitor.alert_rules order by rule_id limit 2)`);
-    expect(await count()).toBe(2);
+    expect(await failing()).toBe(2);
   });
 });
 

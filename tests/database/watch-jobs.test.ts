@@ -139,6 +139,15 @@ describe("monitor.watch_jobs() joins the witnesses", () => {
     expect(await seen(6 * HOUR)).toEqual(["lost", true]);
   });
 
+  it("of one that was called between ticks: lost as one of cron, after 3 minutes", async ({ asOwner }) => {
+    await watchFrom(asOwner, NOON);
+    const run = await addRun(asOwner, { ...QUEUED, trigger: "chain" });
+    await watch(asOwner, NOON + 3 * MINUTE - 1);
+    expect(await readRun(asOwner, run)).toMatchObject({ state: "queued" });
+    await watch(asOwner, NOON + 3 * MINUTE);
+    expect(await readRun(asOwner, run)).toMatchObject({ state: "lost", is_settled: false });
+  });
+
   it("of one called by hand: its own start and end are all there is", async ({ asOwner }) => {
     await watchFrom(asOwner, NOON);
     const run = await addRun(asOwner, {
@@ -215,12 +224,15 @@ describe("monitor.watch_jobs() notices missed ticks", () => {
     });
   });
 
-  it("also when the job was called by hand in that minute", async ({ asOwner }) => {
-    await watchFrom(asOwner, NOON - MINUTE);
-    await addRun(asOwner, { trigger: "manual" });
-    await watch(asOwner, NOON + GRACE);
-    expect(await readMissed(asOwner)).toEqual([[NOON, 1]]);
-  });
+  it.for([["by hand", "manual"], ["between ticks", "chain"]])(
+    "also when the job was called %s in that minute",
+    async ([, trigger], { asOwner }) => {
+      await watchFrom(asOwner, NOON - MINUTE);
+      await addRun(asOwner, { trigger });
+      await watch(asOwner, NOON + GRACE);
+      expect(await readMissed(asOwner)).toEqual([[NOON, 1]]);
+    },
+  );
 
   it("as one row a gap, watched every minute while cron stands still and starts again", async ({ asOwner }) => {
     await watchFrom(asOwner, NOON - MINUTE);

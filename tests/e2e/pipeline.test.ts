@@ -13,6 +13,7 @@ const JOBS = [
   "detect-anomalies",
   "data-retention-cleanup",
   "evaluate-alerts",
+  "deliver-notifications",
 ] as const;
 
 let stack: TestStack;
@@ -312,9 +313,14 @@ describe("who may run a job", () => {
 });
 
 describe("an evaluation", () => {
-  it("comes to something of every shipped rule", async () => {
-    await settled(await invoke("collect-metrics"));
-    await settled(await invoke("evaluate-alerts"));
+  it("is called by the end of collecting, and comes to something of every shipped rule", async () => {
+    await db.query("delete from monitor.job_runs where job = 'evaluate-alerts'");
+    const collection = await settled(await invoke("collect-metrics"));
+    const { rows: calls } = await db.query(
+      "select run_id, trigger, scheduled_at from monitor.job_runs where job = 'evaluate-alerts'",
+    );
+    expect(calls).toMatchObject([{ trigger: "cron", scheduled_at: collection.scheduled_at }]);
+    expect(await settled(calls[0].run_id)).toMatchObject({ state: "succeeded", http_status: 200 });
     const { rows } = await db.query(
       `select rule.name, state.health, state.last_error
        from monitor.rule_states as state join monitor.alert_rules as rule using (rule_id)`,
@@ -511,6 +517,7 @@ describe("health", () => {
       "database",
       "jobs",
       "metrics",
+      "notifications",
       "rules",
       "scheduler",
       "storage",

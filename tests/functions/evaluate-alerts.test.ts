@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { type AlertInstance, TIME_IS_UP } from "../../shared/alerting/evaluate-rules.ts";
 import type { AlertingRule, RecordingRule } from "../../shared/alerting/rule.ts";
-import type { PlannedRule, RuleResult } from "../../shared/contract/rules.ts";
+import type { JudgedComponent, PlannedRule, RuleResult } from "../../shared/contract/rules.ts";
 import { PromqlError } from "../../shared/promql/promql-error.ts";
 import type { SampledSeries, Selection } from "../../shared/promql/series.ts";
 import {
@@ -16,9 +16,10 @@ import {
 import {
   evaluateAlerts,
   type EvaluateDeps,
+  HEALTH_TIMEOUT_SECONDS,
   RESULTS_LIMIT,
 } from "../../supabase/functions/evaluate-alerts/handler.ts";
-import { Clock, NOON, RUN_ID } from "../fixtures.ts";
+import { Clock, NOON, RUN_ID, sampleFacts } from "../fixtures.ts";
 
 const MINUTE = 60_000;
 const RUN = { id: RUN_ID, scheduledAt: NOON, startedAt: NOON };
@@ -34,6 +35,7 @@ const alerting = (
     forSeconds: 0,
     keepFiringForSeconds: 0,
   },
+  ...{ hold: null, clearExpr: null },
   ...{ labels: {}, annotations: {}, noDataPolicy: "keep", severity: "warning" },
   ...{ runbookUrl: null, mode: "live" },
   ...changes,
@@ -48,7 +50,8 @@ const dueOf = (
   instances: readonly AlertInstance[] = [],
 ): PlannedRule[] =>
   rules.map((rule, index) => ({
-    ...{ ruleId: index + 1, groupName: "group", rule, isEnabled: true, refusal: null },
+    ...{ ruleId: index + 1, groupName: "group", intervalSeconds: 60, rule, isEnabled: true },
+    refusal: null,
     state: {
       ...{ revision: 7, instances, health: "ok", lastError: null },
       ...{ evaluatedAt: null, evaluationSeconds: null },
@@ -65,6 +68,11 @@ const series = (
   values,
 });
 
+const NO_ALERTS = {
+  ...{ opened: 0, reopened: 0, held: 0, resolved: 0, told: 0 },
+  incidents: { opened: 0, escalated: 0, failed: 0, failures: [] },
+};
+
 /** A world with these rules due; of each selector it knows what `name` says. */
 function sampleDeps(
   due: readonly PlannedRule[],
@@ -74,6 +82,7 @@ function sampleDeps(
   const clock = new Clock();
   const selected: (readonly Selection[])[] = [];
   const recorded: [Date, readonly RuleResult[]][] = [];
+  const components: (readonly JudgedComponent[] | null)[] = [];
   const namesOf = ({ matchers }: Selection) =>
     matchers.filter(({ name }) => name === "__name__").map(({ value }) => value);
   const deps: EvaluateDeps = {
@@ -88,8 +97,10 @@ function sampleDeps(
         ),
       );
     },
-    recordEvaluation: (at, results) => {
+    readHealthFacts: () => Promise.resolve(sampleFacts({ now: clock.now() })),
+    recordEvaluation: (at, results, judged) => {
       recorded.push([at, results]);
+      components.push(judged);
       const inserted = results.flatMap(({ samples }) => samples ?? []).length;
       const samples = { inserted, duplicates: 0, overflowed: 0, rejected: [] };
       const errors = results.flatMap(({ rule_id, error }) => {
@@ -102,11 +113,12 @@ function sampleDeps(
         stale: 0,
         errors,
         samples,
+        alerts: NO_ALERTS,
       });
     },
     ...changes,
   };
-  return { deps, clock, selected, recorded };
+  return { deps, clock, selected, recorded, components };
 }
 
 const HIGH = alerting("queue_depth > 10", { name: "High" });
@@ -117,7 +129,7 @@ const QUEUES = [
 
 const NOTHING = {
   ...{ evaluated: 0, failed: 0, stale: 0, pending: 0, firing: 0 },
-  ...{ recorded_samples: 0, rejected_samples: 0, errors: [] },
+  ...{ recorded_samples: 0, rejected_samples: 0, errors: [], alerts: NO_ALERTS },
 };
 
 describe("evaluateAlerts()", () => {
@@ -178,6 +190,32 @@ describe("evaluateAlerts()", () => {
         .toMatchObject({ pending: 1 - firing, firing });
     }
   });
+
+  it.each([
+    // Seconds of the interval, minutes to the next evaluation, and whether the first one counts still.
+    [30, 2, 1],
+    [30, 3, 0],
+    [60, 2, 1],
+    [60, 3, 0],
+    [300, 10, 1],
+    [300, 15, 0],
+  ])(
+    "counts how often an alert held by the interval of its group: %i s, after %i minutes",
+    async (intervalSeconds, minutes, firing) => {
+      const rule = alerting("vector(1)", { hold: { count: 2, window: 2 } });
+      const evaluate = async (minute: number, instances?: readonly AlertInstance[]) => {
+        const due = dueOf([rule], instances).map((planned) => ({ ...planned, intervalSeconds }));
+        const { deps, recorded } = sampleDeps(due);
+        const scheduledAt = new Date(NOON.getTime() + minute * MINUTE);
+        const { result } = await evaluateAlerts({ ...RUN, scheduledAt }, deps);
+        return { result, instances: recorded[0]![1][0]!.instances };
+      };
+      const first = await evaluate(0);
+      expect(first.result).toMatchObject({ pending: 1, firing: 0 });
+      const next = await evaluate(minutes, first.instances);
+      expect(next.result).toMatchObject({ pending: 1 - firing, firing });
+    },
+  );
 
   it("stores why a rule could not be evaluated, and evaluates the others", async () => {
     const rules = [
@@ -339,7 +377,8 @@ describe("evaluateAlerts()", () => {
       const samples = { inserted: 1, duplicates: 0, overflowed: 0, rejected: [] };
       const errors = [{ group: "group", rule: "High", error: "too many alerts" }];
       const { deps } = sampleDeps(dueOf([HIGH, HIGH]), QUEUES, {
-        recordEvaluation: () => Promise.resolve({ recorded: 2, failed, stale: 0, errors, samples }),
+        recordEvaluation: () =>
+          Promise.resolve({ recorded: 2, failed, stale: 0, errors, samples, alerts: NO_ALERTS }),
       });
       expect(await evaluateAlerts(RUN, deps)).toMatchObject({
         kind,
@@ -393,7 +432,14 @@ describe("evaluateAlerts()", () => {
             overflowed: 0,
             rejected,
           };
-          return Promise.resolve({ recorded: 0, failed: 0, stale: 1, errors: [], samples });
+          return Promise.resolve({
+            recorded: 0,
+            failed: 0,
+            stale: 1,
+            errors: [],
+            samples,
+            alerts: NO_ALERTS,
+          });
         },
       },
     );
@@ -565,5 +611,75 @@ describe("evaluateAlerts()", () => {
     const seconds = recorded[0]![1].map(({ evaluation_seconds }) => evaluation_seconds);
     expect(time).toBeGreaterThan(0);
     expect(seconds).toEqual([time / 1000 / 2, time / 1000 / 2]);
+  });
+});
+
+describe("the components that an evaluation judges", () => {
+  it("are those of health, without jobs, which are judged where their runs are", async () => {
+    const { deps, components } = sampleDeps([], [], {
+      readHealthFacts: () =>
+        Promise.resolve(
+          sampleFacts({
+            rules: { liveCount: 2, failingCount: 1, firstFailure: { name: "A", error: "x" } },
+          }),
+        ),
+    });
+    await evaluateAlerts(RUN, deps);
+    expect(components).toEqual([[
+      { component: "database", status: "healthy", reason: expect.any(String) },
+      { component: "scheduler", status: "healthy", reason: expect.any(String) },
+      { component: "metrics", status: "healthy", reason: expect.any(String) },
+      { component: "storage", status: "healthy", reason: expect.any(String) },
+      { component: "rules", status: "degraded", reason: "1 of 2 live rules fail: A: x" },
+      { component: "notifications", status: "healthy", reason: expect.any(String) },
+    ]]);
+  });
+
+  it("are not known when health cannot be read, and rules are evaluated all the same", async () => {
+    const { deps, components } = sampleDeps(dueOf([HIGH]), QUEUES, {
+      readHealthFacts: () =>
+        Promise.reject(new DatabaseError("read_health", "timed_out", "57014", "too slow")),
+    });
+    expect(await evaluateAlerts(RUN, deps)).toMatchObject({
+      kind: "succeeded",
+      result: { evaluated: 1 },
+    });
+    expect(components).toEqual([null]);
+  });
+
+  it.each([[999, "healthy"], [1000, "degraded"]])(
+    "are judged by the time that the database took: after %i ms it is %s",
+    async (milliseconds, status) => {
+      const { deps, clock, components } = sampleDeps([], [], {
+        readHealthFacts: () => {
+          clock.advance(milliseconds / 1000);
+          return Promise.resolve(sampleFacts());
+        },
+      });
+      await evaluateAlerts(RUN, deps);
+      expect(components[0]).toContainEqual({
+        ...{ component: "database", status, reason: expect.any(String) },
+      });
+    },
+  );
+
+  it("end the run when it is not the database that is broken", async () => {
+    const { deps, recorded } = sampleDeps(dueOf([HIGH]), QUEUES, {
+      readHealthFacts: () => Promise.reject(new TypeError("a mistake of ours")),
+    });
+    await expect(evaluateAlerts(RUN, deps)).rejects.toThrow("a mistake of ours");
+    expect(recorded).toEqual([]);
+  });
+
+  it("are asked for within 2 s, so that health keeps no rule waiting", async () => {
+    const asked: number[] = [];
+    const { deps } = sampleDeps([], [], {
+      readHealthFacts: (timeoutSeconds) => {
+        asked.push(timeoutSeconds);
+        return Promise.resolve(sampleFacts());
+      },
+    });
+    await evaluateAlerts(RUN, deps);
+    expect(asked).toEqual([HEALTH_TIMEOUT_SECONDS]);
   });
 });

@@ -22,11 +22,12 @@ const NAMES = [
   "detect-anomalies",
   "data-retention-cleanup",
   "evaluate-alerts",
+  "deliver-notifications",
   "health",
   "ingest-metrics",
   "save-rules",
 ] as const;
-const JOBS = NAMES.slice(0, 4);
+const JOBS = NAMES.slice(0, 5);
 const ADMIN = sampleToken({ exp: Date.now() / 1000 + 3600, sub: "admin" });
 const USER = sampleToken({ exp: Date.now() / 1000 + 3600, sub: "user" });
 const TOKEN = sampleAccessToken(1);
@@ -37,6 +38,7 @@ const hashOf = (token: string) => createHash("sha256").update(token).digest("hex
 const sampleRuleRow = (changes: object) => ({
   ...{ kind: "alerting", for_seconds: 0, keep_firing_for_seconds: 0, labels: {}, annotations: {} },
   ...{
+    ...{ hold_count: null, hold_window: null, clear_expr: null },
     no_data_policy: "keep",
     severity: "warning",
     runbook_url: null,
@@ -94,8 +96,17 @@ const ANSWERS: Record<string, Answer> = {
     return {
       ...{ recorded: results.length, failed: errors.length, stale: 0, errors },
       samples: { inserted: 0, duplicates: 0, overflowed: 0, rejected: [] },
+      alerts: {
+        ...{ opened: 1, reopened: 0, held: 0, resolved: 0, told: 1 },
+        incidents: { opened: 0, escalated: 0, failed: 0, failures: [] },
+      },
     };
   },
+  flush_alerts: () => ({ told: 0 }),
+  lease_notifications: () => ({
+    ...{ notifications: [], now: new Date().toISOString(), time_zone: "UTC", external_url: null },
+  }),
+  wake_deliverer: () => ({ invoked: false, wait_seconds: null }),
   list_retention_steps: () => ["job_runs"],
   run_retention_step: ({ p_entity }) => ({
     ...{
@@ -128,6 +139,7 @@ const ANSWERS: Record<string, Answer> = {
   read_health: () => sampleFactsRow(new Date()),
 };
 
+let wakings = 0;
 let calls: {
   rpc: string;
   args: Record<string, unknown>;
@@ -146,7 +158,9 @@ beforeAll(async () => {
     const args = JSON.parse(Buffer.concat(chunks).toString() || "{}");
     const rpc = incoming.url!.replace("/rest/v1/rpc/", "");
     const { apikey, "content-profile": schema } = incoming.headers as Record<string, string>;
-    calls.push({ rpc, args, apikey, schema });
+    // In the background of a test before, perhaps.
+    if (rpc === "wake_deliverer") wakings += 1;
+    else calls.push({ rpc, args, apikey, schema });
     outgoing.setHeader("content-type", "application/json");
     try {
       outgoing.end(JSON.stringify(ANSWERS[rpc]!(args, incoming.headers)));
@@ -168,6 +182,9 @@ beforeAll(async () => {
       "../../supabase/functions/data-retention-cleanup/index.ts"
     ),
     "evaluate-alerts": await import("../../supabase/functions/evaluate-alerts/index.ts"),
+    "deliver-notifications": await import(
+      "../../supabase/functions/deliver-notifications/index.ts"
+    ),
     "health": await import("../../supabase/functions/health/index.ts"),
     "ingest-metrics": await import("../../supabase/functions/ingest-metrics/index.ts"),
     "save-rules": await import("../../supabase/functions/save-rules/index.ts"),
@@ -302,7 +319,8 @@ describe("POST evaluate-alerts", () => {
       errors: [{ group: "queue", rule: "Broken", error: expect.stringContaining("parse error") }],
     });
     expect(called()).toEqual([
-      ...["start_job", "plan_evaluation", "read_selections", "record_evaluation", "finish_job"],
+      ...["start_job", "plan_evaluation", "read_health", "read_selections", "record_evaluation"],
+      "finish_job",
     ]);
     const { args } = calls.find(({ rpc }) => rpc === "record_evaluation")!;
     expect(args.p_now).toBe(body.scheduled_at);
@@ -310,6 +328,22 @@ describe("POST evaluate-alerts", () => {
       { rule_id: 1, revision: 3, error: null, instances: [{ state: "firing", last_value: "12" }] },
       { rule_id: 2, revision: 3, error: expect.any(String) },
     ]);
+  });
+});
+
+describe("POST deliver-notifications", () => {
+  it("leases each kind of channel by itself, and looks what is due next once it has ended", async () => {
+    const before = wakings;
+    const { body } = await post("deliver-notifications", { apikey: KEYS.cron });
+    expect(body).toMatchObject({
+      ...{ told: 0, sent: 0, retried: 0, parked: 0, stale: 0, complete: true },
+    });
+    expect(called().filter((rpc) => rpc === "lease_notifications")).toHaveLength(3);
+    const kinds = calls.filter(({ rpc }) => rpc === "lease_notifications")
+      .flatMap(({ args }) => args.p_kinds as string[]);
+    expect(kinds.toSorted()).toEqual(["email", "heartbeat", "pagerduty", "slack", "webhook"]);
+    expect(called().at(-1)).toBe("finish_job");
+    await vi.waitFor(() => expect(wakings).toBeGreaterThan(before));
   });
 });
 

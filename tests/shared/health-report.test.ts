@@ -14,6 +14,7 @@ const healthy = judgeHealth({ kind: "facts", facts: sampleFacts(), ...observed }
 const stale = judgeHealth({
   kind: "facts",
   facts: sampleFacts({
+    notifications: { ...sampleFacts().notifications, overdueSeconds: 12.3456 },
     jobs: [sampleJobFacts({ lastSucceededAt: afterNoon(-600), lastReason: "HTTP 401" })],
   }),
   ...observed,
@@ -85,6 +86,13 @@ describe("toHealthReport()", () => {
           age_seconds: 1.234,
           failing_count: 0,
         },
+        notifications: {
+          status: "healthy",
+          reason: "nothing that is due waits",
+          observed_at: NOON.toISOString(),
+          age_seconds: 1.234,
+          overdue_seconds: null,
+        },
       },
       duration: 0.002,
     });
@@ -94,7 +102,7 @@ describe("toHealthReport()", () => {
     const { components } = toHealthReport(failed, NOON, 0) as {
       components: Record<string, object>;
     };
-    for (const name of ["database", "scheduler", "metrics", "storage", "rules"]) {
+    for (const name of ["database", "scheduler", "metrics", "storage", "rules", "notifications"]) {
       expect(components[name]).toEqual(
         expect.objectContaining({ status: expect.any(String), reason: expect.stringMatching(/./) }),
       );
@@ -154,6 +162,13 @@ describe("toHealthJson()", () => {
           componentType: "component",
           observedValue: 0,
           observedUnit: "1",
+          status: "pass",
+          time: NOON.toISOString(),
+        }],
+        "notifications:overdue": [{
+          componentType: "component",
+          observedValue: 12.346,
+          observedUnit: "s",
           status: "pass",
           time: NOON.toISOString(),
         }],

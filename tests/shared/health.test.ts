@@ -2,11 +2,13 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { type HealthFacts, type JobFacts, RUN_STATES } from "../../shared/contract/health-facts.ts";
 import {
+  CANARY_SECONDS,
   FACTS_STALE_AFTER_SECONDS,
   FUTURE_TOLERANCE_SECONDS,
   HEALTH_STATUSES,
   type HealthObservation,
   judgeHealth,
+  OVERDUE_SECONDS,
   SLOW_RESPONSE_SECONDS,
   worstStatus,
 } from "../../shared/health/judge-health.ts";
@@ -54,7 +56,7 @@ describe("judgeHealth()", () => {
       reason: "no connection",
       responseSeconds: 2,
     });
-    for (const name of ["scheduler", "metrics", "storage", "rules"] as const) {
+    for (const name of ["scheduler", "metrics", "storage", "rules", "notifications"] as const) {
       expect(components[name]).toMatchObject({ status: "unknown", ageSeconds: null });
     }
     expect(components.jobs).toEqual({});
@@ -317,6 +319,130 @@ describe("judgeHealth()", () => {
         reason: `${failingCount} of 3 live rules fail: QueueDeep: 1:3: no`,
         failingCount,
       });
+    });
+  });
+
+  describe("notifications", () => {
+    const facts = sampleFacts().notifications;
+    type Facts = Partial<HealthFacts["notifications"]>;
+    const judgeNotifications = (changes: Facts) => {
+      const { overall, components } = judge({ notifications: { ...facts, ...changes } });
+      expect(components.notifications.status).toBe(overall);
+      return components.notifications;
+    };
+    const failing = (...channels: string[]) =>
+      channels.map((channel) => ({ channel, reason: `${channel} is down` }));
+
+    it("of which nothing waits are healthy, and say when that was seen", () => {
+      expect(judgeNotifications({})).toEqual({
+        ...{ status: "healthy", reason: "nothing that is due waits" },
+        ...{ observedAt: NOON, ageSeconds: 0, overdueSeconds: null },
+      });
+    });
+
+    it.each<[string, Facts, string, string]>([
+      ["switched off", { isEnabled: false }, "degraded", "sending is switched off"],
+      ["due for as long as they may", { overdueSeconds: 300 }, "healthy", "nothing that"],
+      [
+        "due for longer",
+        { overdueSeconds: 300.5 },
+        "unhealthy",
+        "a message has been due for 301 s",
+      ],
+      [
+        "by two channels, of which one fails",
+        { failingChannels: failing("ops") },
+        "degraded",
+        "channels fail: ops: ops is down",
+      ],
+      [
+        "by two channels that fail",
+        { failingChannels: failing("mail", "ops") },
+        "unhealthy",
+        "no channel works: mail: mail is down; ops: ops is down",
+      ],
+      [
+        "by one channel, which fails",
+        { channelsCount: 1, failingChannels: failing("ops") },
+        "unhealthy",
+        "no channel works: ops: ops is down",
+      ],
+      ["by one channel, which works", { channelsCount: 1 }, "healthy", "nothing that is due waits"],
+      [
+        "by no channel",
+        { channelsCount: 0 },
+        "degraded",
+        "nobody is told of alerts: there is no channel",
+      ],
+      [
+        "by no route",
+        { routesCount: 0 },
+        "degraded",
+        "nobody is told of alerts: there is no route",
+      ],
+      [
+        "of a project that has just begun",
+        { channelsCount: 0, routesCount: 0, canary: null },
+        "degraded",
+        "nobody is told of alerts: there is no channel",
+      ],
+      ["given up", { parkedCount: 3 }, "degraded", "3 messages were given up within a week"],
+    ])("that are %s are %3$s", (_name, changes, status, reason) => {
+      expect(judgeNotifications(changes)).toMatchObject({
+        status,
+        reason: expect.stringContaining(reason),
+      });
+    });
+
+    it("show how long a message has waited, also where that is not too long", () => {
+      expect(judgeNotifications({ overdueSeconds: 12 })).toMatchObject({ overdueSeconds: 12 });
+    });
+
+    // Those that come first say what is the matter, the later ones what comes of it.
+    const WORST_FIRST: readonly (readonly [Facts, string])[] = [
+      [{ isEnabled: false }, "sending is switched off"],
+      [{ overdueSeconds: 301 }, "a message has been due"],
+      [{ failingChannels: failing("ops") }, "channels fail"],
+      [{ routesCount: 0 }, "there is no route"],
+      [{ canary: { firedAt: afterNoon(-301), arrivedAt: null } }, "the daily canary"],
+      [{ parkedCount: 1 }, "given up"],
+    ];
+    it("say of several what explains the others", () => {
+      for (const index of WORST_FIRST.keys()) {
+        const changes = Object.assign({}, ...WORST_FIRST.slice(index).map(([change]) => change));
+        expect(judgeNotifications(changes).reason).toContain(WORST_FIRST[index]![1]);
+      }
+    });
+
+    it.each<[string, number | null, number | null, string]>([
+      // Fired and arrived so many seconds ago.
+      ["has not fired yet", null, null, "healthy"],
+      ["has fired for the first time", OVERDUE_SECONDS, null, "healthy"],
+      ["has fired, and never arrived", OVERDUE_SECONDS + 0.001, null, "degraded"],
+      ["arrived as long ago as it may", CANARY_SECONDS, CANARY_SECONDS, "healthy"],
+      ["arrived too long ago", CANARY_SECONDS + 0.001, CANARY_SECONDS + 0.001, "degraded"],
+      ["is on its way again", 1, CANARY_SECONDS, "healthy"],
+      ["did not arrive today", OVERDUE_SECONDS + 1, CANARY_SECONDS, "healthy"],
+      ["did not arrive, today or in time", 1, CANARY_SECONDS + 0.001, "degraded"],
+    ])("with a canary that %s are %4$s", (_name, fired, arrived, status) => {
+      const ago = (seconds: number | null) => seconds === null ? null : afterNoon(-seconds);
+      const canary = { firedAt: ago(fired), arrivedAt: ago(arrived) };
+      expect(judgeNotifications({ canary })).toMatchObject({
+        status,
+        reason: status === "healthy" ? expect.any(String) : "the daily canary has not arrived",
+      });
+    });
+
+    it("take a canary for lost five minutes after the first one, and 26 hours after the last", () => {
+      expect([OVERDUE_SECONDS, CANARY_SECONDS]).toEqual([300, 26 * 3600]);
+    });
+
+    it("lose a canary while the facts grow old", () => {
+      const canary = { firedAt: afterNoon(-298), arrivedAt: null };
+      const status = (seconds: number) =>
+        judgeHealth(seen({ notifications: { ...facts, canary } }), afterNoon(seconds)).components
+          .notifications.status;
+      expect([status(2), status(2.001)]).toEqual(["healthy", "degraded"]);
     });
   });
 

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import type { JobStart } from "../../../shared/contract/job-run.ts";
 import { keyOrAdmin } from "./auth.ts";
+import { runInBackground } from "./background.ts";
 import { database } from "./database.ts";
 import {
   type Call,
@@ -27,6 +28,8 @@ export interface JobSpec<Body extends z.infer<typeof JobRequest>> {
   check?(body: Body): Promise<void>;
   /** A call that only looks: it takes no lease, and does not count as the job having run. */
   isRehearsal?(body: Body): boolean;
+  /** What goes on in the background once a run has ended, however it did. */
+  afterwards?(): Promise<void>;
 }
 
 /** A run that is under way. */
@@ -86,13 +89,12 @@ export function job<Body extends z.infer<typeof JobRequest>>(
       const run = isRehearsal
         ? { id: call.runId, scheduledAt, startedAt }
         : await startRun(spec.name, call, scheduledAt, startedAt, world.jobs);
-      const outcome = await workAndFinish(
-        () => work(body, run),
-        run,
-        call,
-        isRehearsal,
-        world.jobs,
-      );
+      let outcome: RunOutcome;
+      try {
+        outcome = await workAndFinish(() => work(body, run), run, call, isRehearsal, world.jobs);
+      } finally {
+        if (spec.afterwards) runInBackground(watched(spec.afterwards(), call));
+      }
       const durationSeconds = (world.now().getTime() - startedAt.getTime()) / 1000;
 
       call.log[outcome.kind === "failed" ? "error" : "info"](`run ${outcome.kind}`, {
@@ -116,6 +118,15 @@ export function job<Body extends z.infer<typeof JobRequest>>(
     },
     world,
   );
+}
+
+/** Work in the background: nobody is there to be told but the log. */
+async function watched(work: Promise<void>, { log }: Call): Promise<void> {
+  try {
+    await work;
+  } catch (error) {
+    log.error("what goes on after the run failed", { error });
+  }
 }
 
 /** The whole minute a run is for. @throws {Problem} if it is too far from now. */

@@ -25,7 +25,16 @@ import {
 import { type HealthFacts, parseHealthFacts } from "../../../shared/contract/health-facts.ts";
 import { IngestionResult, type SampleBatch } from "../../../shared/contract/ingestion.ts";
 import {
+  type ChannelKind,
+  type DeliveryResult,
+  FlushedAlerts,
+  LeasedNotifications,
+  RecordedDeliveries,
+  WokenDeliverer,
+} from "../../../shared/contract/notifications.ts";
+import {
   type EvaluationRecord,
+  type JudgedComponent,
   parseEvaluationPlan,
   parseEvaluationRecord,
   type PlannedRule,
@@ -223,25 +232,64 @@ function replayStore(database: Database): ReplayStore {
 
 /** Rules that are due, and where the word of their evaluation goes. */
 export interface EvaluationStore {
+  /** What health is judged from, for alerts about the monitor itself. @throws {DatabaseError} */
+  readHealthFacts(timeoutSeconds: number): Promise<HealthFacts>;
   planEvaluation(scheduledAt: Date): Promise<PlannedRule[]>;
   /** All or nothing, but for results on top of a state that has moved on. */
-  recordEvaluation(scheduledAt: Date, results: readonly RuleResult[]): Promise<EvaluationRecord>;
+  recordEvaluation(
+    scheduledAt: Date,
+    results: readonly RuleResult[],
+    components: readonly JudgedComponent[] | null,
+  ): Promise<EvaluationRecord>;
 }
 
 export function evaluationStore(database: Database): EvaluationStore {
   return {
+    readHealthFacts: (timeoutSeconds) => readHealthFacts(database, timeoutSeconds),
     planEvaluation: (scheduledAt) =>
       database.call(
         "plan_evaluation",
         { p_now: scheduledAt.toISOString() },
         parseEvaluationPlan,
       ),
-    recordEvaluation: (scheduledAt, results) =>
+    recordEvaluation: (scheduledAt, results, components) =>
       database.call(
         "record_evaluation",
-        { p_results: results, p_now: scheduledAt.toISOString() },
+        { p_results: results, p_now: scheduledAt.toISOString(), p_components: components },
         parseEvaluationRecord,
       ),
+  };
+}
+
+/** Messages that are to be sent, and what comes of them. */
+export interface NotificationStore {
+  /** Writes the messages of groups of alerts that are due. Returns how many. */
+  flushAlerts(): Promise<number>;
+  /** What is due, oldest first, for this caller to send until the lease of each ends. */
+  leaseNotifications(kinds: readonly ChannelKind[]): Promise<LeasedNotifications>;
+  recordDeliveries(results: readonly DeliveryResult[]): Promise<RecordedDeliveries>;
+  /** Has the job called if something is due. */
+  wakeDeliverer(): Promise<WokenDeliverer>;
+}
+
+export function notificationStore(database: Database): NotificationStore {
+  return {
+    flushAlerts: () =>
+      database.call("flush_alerts", {}, (answer) => FlushedAlerts.parse(answer).told),
+    leaseNotifications: (kinds) =>
+      database.call(
+        "lease_notifications",
+        { p_kinds: kinds },
+        (answer) => LeasedNotifications.parse(answer),
+      ),
+    recordDeliveries: (results) =>
+      database.call(
+        "record_deliveries",
+        { p_results: results },
+        (answer) => RecordedDeliveries.parse(answer),
+      ),
+    wakeDeliverer: () =>
+      database.call("wake_deliverer", {}, (answer) => WokenDeliverer.parse(answer)),
   };
 }
 

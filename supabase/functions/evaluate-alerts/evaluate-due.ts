@@ -13,6 +13,9 @@ import type { Run } from "../_shared/job.ts";
 import { QUERY_LIMITS } from "../_shared/query-stores.ts";
 import { summarizeError } from "../_shared/redact.ts";
 
+/** How far evaluations are apart at least, however short the interval of a group. */
+const EVALUATION_SECONDS = 60;
+
 /** CPU time of a call that goes into evaluating, in ms: a call may use 2 s. Rules not begun by then have failed. */
 export const EVALUATION_MILLISECONDS = 1500;
 
@@ -112,8 +115,14 @@ function findRefusal({ refusal, state }: PlannedRule): string | null {
   return refusal ?? (state.instances === null ? UNREADABLE : null);
 }
 
-function toRuleWithState({ groupName, rule, state }: PlannedRule): RuleWithState {
-  return { group: { name: groupName }, rule, instances: state.instances ?? [] };
+function toRuleWithState(
+  { groupName, intervalSeconds, rule, state }: PlannedRule,
+): RuleWithState {
+  const group = {
+    name: groupName,
+    intervalSeconds: Math.max(intervalSeconds, EVALUATION_SECONDS),
+  };
+  return { group, rule, instances: state.instances ?? [] };
 }
 
 /** Whether it may be about one of the rules, so that the others can do without it. */

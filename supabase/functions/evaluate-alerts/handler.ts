@@ -1,5 +1,7 @@
-import type { RuleResult } from "../../../shared/contract/rules.ts";
+import type { JudgedComponent, RuleResult } from "../../../shared/contract/rules.ts";
+import { judgeHealth } from "../../../shared/health/judge-health.ts";
 import { METRIC_NAME } from "../../../shared/promql/series.ts";
+import { DatabaseError } from "../_shared/database.ts";
 import { JobRequest, type Run, type RunOutcome } from "../_shared/job.ts";
 import type { EvaluationStore } from "../_shared/stores.ts";
 import {
@@ -14,6 +16,9 @@ export const EvaluateRequest = JobRequest;
 /** The outside world as this function needs it; the edge wires the real one, tests a fake. */
 export interface EvaluateDeps extends EvaluationStore, EvaluationDeps {}
 
+/** Health is one source of many: if it cannot be read so quickly, it is not known in this evaluation. */
+export const HEALTH_TIMEOUT_SECONDS = 2;
+
 /**
  * Most characters of JSON that the results of an evaluation may have together: as many are stored in half a second of
  * the 8 that there are, and take one to be read again. More of them would keep all rules from being stored.
@@ -21,18 +26,23 @@ export interface EvaluateDeps extends EvaluationStore, EvaluationDeps {}
 export const RESULTS_LIMIT = 5_000_000;
 
 /**
- * Evaluates the rules that are due on the samples up to the minute of the run, and stores what they came to. A rule
- * that cannot be evaluated has its error stored and costs the others nothing; when none could be, the run has failed.
+ * Evaluates the rules that are due on the samples up to the minute of the run, judges the health of the monitor, and stores
+ * what both came to: with it, in one transaction, alerts begin and end, and whom to tell is written. A rule that cannot be
+ * evaluated has its error stored and costs the others nothing; when none could be, the run has failed.
  */
 export async function evaluateAlerts(
   run: Run,
   deps: EvaluateDeps,
 ): Promise<RunOutcome> {
-  const due = await deps.planEvaluation(run.scheduledAt);
+  const [due, components] = await Promise.all([
+    deps.planEvaluation(run.scheduledAt),
+    judgeComponents(deps),
+  ]);
   const evaluated = refuseExcess(await evaluateDue(due, run, deps));
-  const { recorded, failed, stale, errors, samples } = await deps.recordEvaluation(
+  const { recorded, failed, stale, errors, samples, alerts: changed } = await deps.recordEvaluation(
     run.scheduledAt,
     evaluated.map(toResult),
+    components,
   );
 
   const alerts = evaluated.flatMap(({ outcome }) => outcome.instances);
@@ -47,6 +57,8 @@ export async function evaluateAlerts(
     firing: alerts.filter(({ state }) => state === "firing").length,
     recorded_samples: samples.inserted,
     rejected_samples: samples.rejected.length + unstorable.length,
+    /** What has changed of alerts from all sources, and how many messages that makes. */
+    alerts: changed,
     errors,
   };
   return failed > 0 && failed === evaluated.length
@@ -56,6 +68,28 @@ export async function evaluateAlerts(
       result,
     }
     : { kind: "succeeded", result };
+}
+
+/** How the parts of the monitor are; null if that is not known. Jobs are judged where their runs are. */
+async function judgeComponents(deps: EvaluateDeps): Promise<JudgedComponent[] | null> {
+  const startedAt = deps.now().getTime();
+  try {
+    const facts = await deps.readHealthFacts(HEALTH_TIMEOUT_SECONDS);
+    const observedAt = deps.now();
+    const responseSeconds = (observedAt.getTime() - startedAt) / 1000;
+    const { jobs: _, ...components } = judgeHealth(
+      { kind: "facts", facts, observedAt, responseSeconds },
+      observedAt,
+    ).components;
+    return Object.entries(components).map(([component, { status, reason }]) => ({
+      component,
+      status,
+      reason,
+    }));
+  } catch (error) {
+    if (!(error instanceof DatabaseError)) throw error;
+    return null;
+  }
 }
 
 /** Lets those rules fail whose results do not fit any more. */

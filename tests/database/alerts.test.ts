@@ -1,0 +1,840 @@
+import { describe, expect } from "vitest";
+import {
+  addRule,
+  advance,
+  flush,
+  newMessages,
+  readAlerts,
+  readDecisions,
+  readMessages,
+  saveRoute,
+  setFiring,
+  setUpRoute,
+  setUpRule,
+} from "./alerting.ts";
+import { it, type Query, queryOf, rpc, waitUntilBlocking } from "./database.ts";
+import {
+  addAnomaly,
+  addMetric,
+  addSeries,
+  DAY,
+  HOUR,
+  iso,
+  MINUTE,
+  NOON,
+  openDays,
+  range,
+  SECOND,
+} from "./seeds.ts";
+
+const MAILS = { labels: { queue: "mails" } };
+const JOBS = { labels: { queue: "jobs" } };
+
+describe("monitor.advance_alerts()", () => {
+  it("tells an alert once, and that it is over", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query);
+    const messages = newMessages(query);
+
+    await setFiring(query, rule, [MAILS]);
+    expect(await advance(query)).toMatchObject({ opened: 1, told: 1 });
+    expect(await messages()).toEqual([
+      {
+        channel: "ops",
+        because: "new",
+        firing: ["mails"],
+        resolved: [],
+        notes: [],
+        state: "pending",
+      },
+    ]);
+    for (let n = 1; n < 12; n += 1) await advance(query, NOON + n * MINUTE);
+    expect(await messages()).toEqual([]);
+
+    await setFiring(query, rule, [], NOON + 12 * MINUTE);
+    expect(await advance(query, NOON + 12 * MINUTE)).toMatchObject({ resolved: 1 });
+    await advance(query, NOON + 16 * MINUTE);
+    expect(await messages()).toMatchObject([{
+      because: "resolved",
+      firing: [],
+      resolved: ["mails"],
+    }]);
+    expect(await readAlerts(query)).toMatchObject([
+      { state: "resolved", occurrence_count: 1, resolved_because: "what it says no longer holds" },
+    ]);
+    expect((await query("select from monitor.alert_groups")).rows).toHaveLength(0);
+  });
+
+  it("repeats what still fires after the route's interval, and not before", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query, { p_repeat_interval_seconds: 3600, p_group_interval_seconds: 60 });
+    await setFiring(query, rule, [MAILS]);
+    await advance(query);
+    const messages = newMessages(query);
+    await messages();
+
+    await advance(query, NOON + 59 * MINUTE);
+    expect(await messages()).toEqual([]);
+    await advance(query, NOON + 60 * MINUTE);
+    expect(await messages()).toMatchObject([{ because: "repeated", firing: ["mails"] }]);
+  });
+
+  it("lets the first of a group wait for others, and later ones for the interval", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query, { p_group_wait_seconds: 30, p_group_interval_seconds: 300 });
+    const messages = newMessages(query);
+
+    await setFiring(query, rule, [MAILS]);
+    await advance(query);
+    await flush(query, NOON + 29 * SECOND);
+    expect(await messages()).toEqual([]);
+    await setFiring(query, rule, [MAILS, JOBS]);
+    await advance(query, NOON + 29 * SECOND);
+    await flush(query, NOON + 30 * SECOND);
+    expect(await messages()).toMatchObject([{ because: "new", firing: ["jobs", "mails"] }]);
+
+    await setFiring(query, rule, [MAILS, JOBS, { labels: { queue: "late" } }], NOON + MINUTE);
+    await advance(query, NOON + MINUTE);
+    await flush(query, NOON + 329 * SECOND);
+    expect(await messages()).toEqual([]);
+    await flush(query, NOON + 330 * SECOND);
+    expect(await messages()).toMatchObject([
+      { because: "changed", firing: ["jobs", "late", "mails"] },
+    ]);
+  });
+
+  it("says of each alert why it is or is not told, a row a change", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query, { p_group_wait_seconds: 90, p_group_interval_seconds: 300 });
+    await setFiring(query, rule, [{ ...MAILS, state: "pending" }]);
+    await advance(query);
+    await advance(query, NOON + MINUTE);
+    await setFiring(query, rule, [{ ...MAILS, since: NOON + 2 * MINUTE }], NOON + 2 * MINUTE);
+    await advance(query, NOON + 2 * MINUTE);
+    await advance(query, NOON + 3 * MINUTE);
+    await advance(query, NOON + 4 * MINUTE);
+
+    const [alert] = await readAlerts(query);
+    expect(await readDecisions(query, alert!.alert_id)).toEqual([
+      {
+        decision: "pending",
+        detail: "it has held since 2026-03-10 12:00:00, and not for long enough to fire",
+        evaluations: 2,
+        is_open: false,
+      },
+      {
+        decision: "grouped",
+        detail: "into a group of route all, which is told at 12:03:30",
+        evaluations: 2,
+        is_open: false,
+      },
+      {
+        decision: "sent",
+        detail: expect.stringMatching(/^to ops \(message \d+\)$/),
+        evaluations: null,
+        is_open: true,
+      },
+    ]);
+  });
+
+  it("silences, tells what ended of what was told, and says that the silence is over", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query, { p_group_by: ["queue"], p_group_interval_seconds: 60 });
+    await setFiring(query, rule, [MAILS]);
+    await advance(query);
+    const messages = newMessages(query);
+    await messages();
+
+    await rpc(query, "silence_alerts", {
+      p_matchers: [{ name: "alertname", op: "=~", value: "Queue.*" }],
+      p_ends_at: iso(NOON + 10 * MINUTE),
+      p_reason: "deploy",
+      p_now: iso(NOON + MINUTE),
+    });
+    await setFiring(query, rule, [JOBS], NOON + MINUTE);
+    await advance(query, NOON + MINUTE);
+    await advance(query, NOON + 9 * MINUTE);
+    expect(await messages()).toMatchObject([{ resolved: ["mails"], firing: [] }]);
+    const jobs = (await readAlerts(query)).find(({ queue }) => queue === "jobs")!;
+    expect(await readDecisions(query, jobs.alert_id)).toMatchObject([
+      {
+        decision: "silenced",
+        detail: expect.stringMatching(/^by service_role until 2026-03-10 12:10: deploy/),
+      },
+    ]);
+
+    await advance(query, NOON + 10 * MINUTE);
+    expect(await messages()).toMatchObject([{
+      firing: ["jobs"],
+      notes: [
+        expect.stringMatching(
+          /^It was silenced by service_role until 2026-03-10 12:10: deploy .*from 2026-03-10 12:01 to 12:10/,
+        ),
+      ],
+    }]);
+  });
+
+  it("does not tell what another alert explains, until that is over", async ({ query }) => {
+    const rule = await setUpRule(query);
+    const cause = await addRule(query, { name: "HostDown", severity: "critical" });
+    await setUpRoute(query, { p_group_interval_seconds: 60 });
+    await rpc(query, "save_inhibition", {
+      p_name: "host",
+      p_source_matchers: [{ name: "alertname", op: "=", value: "HostDown" }],
+      p_target_matchers: [{ name: "alertname", op: "=", value: "QueueDeep" }],
+    });
+    const messages = newMessages(query);
+    await setFiring(query, cause, [{}]);
+    await setFiring(query, rule, [MAILS]);
+    await advance(query);
+    expect(await messages()).toMatchObject([{ firing: ["HostDown"] }]);
+
+    await setFiring(query, cause, [], NOON + MINUTE);
+    await advance(query, NOON + MINUTE);
+    expect(
+      (await messages()).map(({ firing, resolved }) => ({ firing, resolved }))
+        .toSorted((a, b) => a.firing.length - b.firing.length),
+    ).toEqual([
+      { firing: [], resolved: ["HostDown"] },
+      { firing: ["mails"], resolved: [] },
+    ]);
+  });
+
+  it("goes by the first route that matches, and on to the next where that continues", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query, { p_position: 30 });
+    for (const channel of ["first", "second"]) {
+      await rpc(query, "save_channel", {
+        p_channel: channel,
+        p_kind: "email",
+        p_config: { to: ["a@example.com"] },
+      });
+    }
+    const mails = [{ name: "queue", op: "=", value: "mails" }];
+    await saveRoute(query, {
+      p_name: "first",
+      p_channels: ["first"],
+      p_position: 10,
+      p_continues: true,
+      p_group_wait_seconds: 0,
+      p_matchers: mails,
+    });
+    await saveRoute(query, {
+      p_name: "second",
+      p_channels: ["second"],
+      p_position: 20,
+      p_group_wait_seconds: 0,
+      p_matchers: [{ name: "queue", op: "=~", value: "m.*" }],
+    });
+    const messages = newMessages(query);
+    await setFiring(query, rule, [MAILS, JOBS]);
+    await advance(query);
+    expect(
+      (await messages()).map(({ channel, firing }) => [channel, ...firing]).toSorted(),
+    ).toEqual([["first", "mails"], ["ops", "jobs"], ["second", "mails"]]);
+  });
+});
+
+describe("the state of an alert", () => {
+  it("is pending as long as its rule says so, and over without having fired", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query);
+    await setFiring(query, rule, [{ ...MAILS, state: "pending" }]);
+    await advance(query);
+    expect(await readAlerts(query)).toMatchObject([{ state: "pending", occurrence_count: 0 }]);
+    await setFiring(query, rule, [], NOON + MINUTE);
+    await advance(query, NOON + MINUTE);
+    expect(await readAlerts(query)).toMatchObject([
+      { state: "resolved", resolved_because: "it never held for long enough to fire" },
+    ]);
+    expect(await readMessages(query)).toEqual([]);
+  });
+
+  it.for([
+    { after: 9 * MINUTE + 59 * SECOND, rows: 1, occurrences: 2 },
+    { after: 10 * MINUTE, rows: 2, occurrences: 1 },
+  ])(
+    "goes on in its row $after ms after it was over: $rows",
+    async ({ after, rows, occurrences }, { query }) => {
+      const rule = await setUpRule(query);
+      await setUpRoute(query, { p_group_interval_seconds: 1 });
+      await setFiring(query, rule, [MAILS]);
+      await advance(query);
+      await setFiring(query, rule, [], NOON + MINUTE);
+      await advance(query, NOON + MINUTE);
+      const back = NOON + MINUTE + after;
+      await setFiring(query, rule, [MAILS], back);
+      await advance(query, back);
+      const alerts = await readAlerts(query);
+      expect(alerts).toHaveLength(rows);
+      expect(alerts.at(-1)).toMatchObject({ state: "firing", occurrence_count: occurrences });
+      // Told as over, and told as new again.
+      expect((await readMessages(query)).map(({ firing, resolved }) => [firing, resolved])).toEqual(
+        [
+          [["mails"], []],
+          [[], ["mails"]],
+          [["mails"], []],
+        ],
+      );
+    },
+  );
+
+  it("of one that fires three times within an hour is over after 10 quiet minutes only", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query, { p_group_interval_seconds: 1 });
+    const messages = newMessages(query);
+    let at = NOON;
+    const step = async (isFiring: boolean) => {
+      await setFiring(query, rule, isFiring ? [MAILS] : [], at);
+      await advance(query, at);
+      at += MINUTE;
+    };
+    for (const isFiring of [true, false, true, false, true]) await step(isFiring);
+    expect(await messages()).toHaveLength(5);
+    expect((await readMessages(query)).at(-1)!.notes).toEqual([
+      "It flaps: three firings within an hour. It counts as resolved after 10 quiet minutes.",
+    ]);
+
+    await step(false);
+    for (let n = 0; n < 3; n += 1) { // comes and goes, and nobody is told
+      await step(true);
+      await step(false);
+    }
+    expect(await messages()).toEqual([]);
+    const ceased = at - MINUTE;
+    await advance(query, ceased + 10 * MINUTE - SECOND);
+    expect(await readAlerts(query)).toMatchObject([{ state: "firing", occurrence_count: 6 }]);
+    await advance(query, ceased + 10 * MINUTE);
+    expect(await messages()).toMatchObject([{ resolved: ["mails"] }]);
+    expect(await readAlerts(query)).toMatchObject([{ state: "resolved" }]);
+  });
+
+  it("is kept without data, and can be closed by hand then and only then", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query);
+    await setFiring(query, rule, [MAILS]);
+    await advance(query);
+    const [alert] = await readAlerts(query);
+    const close = (at: number) =>
+      rpc(query, "close_alert", {
+        p_alert_id: alert!.alert_id,
+        p_reason: "host is gone",
+        p_now: iso(at),
+      });
+    await expect(close(NOON)).rejects.toMatchObject({
+      code: "22023",
+      hint: expect.stringContaining("it would be back"),
+    });
+
+    await setFiring(query, rule, [{ ...MAILS, no_data: true }], NOON + MINUTE);
+    await advance(query, NOON + MINUTE);
+    expect(await readAlerts(query)).toMatchObject([{ state: "firing" }]);
+    await close(NOON + MINUTE);
+    await advance(query, NOON + 6 * MINUTE);
+    expect(await readAlerts(query)).toMatchObject([
+      { state: "resolved", resolved_because: "service_role closed it: host is gone" },
+    ]);
+    expect((await readMessages(query)).at(-1)).toMatchObject({ resolved: ["mails"] });
+  });
+
+  it.for([
+    {
+      what: "deleted",
+      change: "delete from monitor.alert_rules where rule_id = $1",
+      because: "its rule was deleted or has other labels now",
+    },
+    {
+      what: "switched off",
+      change: "update monitor.alert_rules set enabled = false where rule_id = $1",
+      because: "its rule was switched off",
+    },
+    {
+      what: "given other labels",
+      change: `update monitor.alert_rules set labels = '{"team": "other"}' where rule_id = $1`,
+      because: "what it says no longer holds",
+    },
+  ])(
+    "is over, and told so, when its rule is $what while it fires",
+    async ({ change, because }, { query }) => {
+      const rule = await setUpRule(query);
+      await setUpRoute(query);
+      await setFiring(query, rule, [MAILS]);
+      await advance(query);
+      await query(change, [rule]);
+      await advance(query, NOON + 5 * MINUTE);
+      expect((await readMessages(query)).at(-1)).toMatchObject({ resolved: ["mails"], firing: [] });
+      expect(await readAlerts(query)).toMatchObject([{
+        state: "resolved",
+        resolved_because: because,
+      }]);
+    },
+  );
+
+  it("stays when its rule gets another threshold while it fires", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query);
+    await setFiring(query, rule, [MAILS]);
+    await advance(query);
+    await query("update monitor.alert_rules set expr = 'queue_depth > 2000' where rule_id = $1", [
+      rule,
+    ]);
+    await advance(query, NOON + MINUTE);
+    expect(await readAlerts(query)).toMatchObject([{ state: "firing", occurrence_count: 1 }]);
+    expect(await readMessages(query)).toHaveLength(1);
+  });
+
+  it("stays as it is while what its rule remembers cannot be read, and so do all others", async ({ query }) => {
+    const rule = await setUpRule(query);
+    const other = await addRule(query, { name: "Other" });
+    await setUpRoute(query, { p_group_interval_seconds: 60 });
+    await setFiring(query, rule, [MAILS]);
+    await setFiring(query, other, [JOBS]);
+    await advance(query);
+    await query(
+      `update monitor.rule_states set instances = '[{"labels": 5, "state": "firing"}]' where rule_id = $1`,
+      [rule],
+    );
+    await setFiring(query, other, [], NOON + MINUTE);
+    await advance(query, NOON + MINUTE);
+    expect((await readAlerts(query)).map(({ queue, state }) => [queue, state]).toSorted()).toEqual([
+      ["jobs", "resolved"],
+      ["mails", "firing"],
+    ]);
+  });
+
+  it("is recorded of a rule in shadow mode, and told to nobody", async ({ query }) => {
+    const rule = await setUpRule(query, { mode: "shadow" });
+    await setUpRoute(query);
+    await setFiring(query, rule, [MAILS]);
+    await advance(query);
+    const [alert] = await readAlerts(query);
+    expect(await readDecisions(query, alert!.alert_id)).toMatchObject([{ decision: "shadow" }]);
+    expect(await readMessages(query)).toEqual([]);
+    expect(await rpc(query, "read_scorecards", { p_since: iso(NOON), p_now: iso(NOON) })).toEqual([
+      expect.objectContaining({
+        name: "QueueDeep",
+        mode: "shadow",
+        fired: 1,
+        messages: 0,
+        open: 1,
+      }),
+    ]);
+  });
+
+  it("does not change twice by two evaluators at once, nor by one that dies", async ({ ownDatabase }) => {
+    const [first, second] = [await ownDatabase.connect(), await ownDatabase.connect()];
+    const [one, two] = [queryOf(first), queryOf(second)];
+    const rule = await setUpRule(one);
+    await setUpRoute(one);
+    await setFiring(one, rule, [MAILS]);
+
+    await one("begin");
+    await advance(one);
+    const waiting = advance(two);
+    await waitUntilBlocking(one);
+    await one("rollback"); // it died before its end
+    expect(await waiting).toMatchObject({ opened: 1, told: 1 });
+
+    const [again, once] = await Promise.all([
+      advance(one, NOON + MINUTE),
+      advance(two, NOON + MINUTE),
+    ]);
+    expect([again, once]).toEqual([
+      expect.objectContaining({ opened: 0, told: 0 }),
+      expect.objectContaining({ opened: 0, told: 0 }),
+    ]);
+    expect(await readMessages(one)).toHaveLength(1);
+    expect(
+      (await one("select evaluation_count::int as n from monitor.alerting_state")).rows,
+    ).toEqual([{ n: 2 }]);
+  });
+
+  it("outlives a clock that jumps ahead by a day and back", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query, { p_group_interval_seconds: 60 });
+    await setFiring(query, rule, [MAILS]);
+    await advance(query);
+    const ahead = NOON + 25 * HOUR;
+    await setFiring(query, rule, [{ ...MAILS, since: NOON }, { ...JOBS, since: ahead }], ahead);
+    await advance(query, ahead);
+    expect((await readMessages(query)).at(-1)).toMatchObject({ firing: ["jobs", "mails"] });
+
+    await setFiring(query, rule, [{ ...JOBS, since: NOON + 2 * MINUTE }], NOON + 2 * MINUTE);
+    await advance(query, NOON + 2 * MINUTE);
+    expect((await readAlerts(query)).map(({ queue, state }) => [queue, state]).toSorted()).toEqual([
+      ["jobs", "firing"],
+      ["mails", "resolved"],
+    ]);
+    await advance(query, NOON + 3 * MINUTE);
+    expect((await readMessages(query)).at(-1)).toMatchObject({ resolved: ["mails"] });
+  });
+});
+
+describe("alerts from other sources", () => {
+  it("come of components of health that are not healthy for two minutes, and stay while nothing is known", async ({ query }) => {
+    await setUpRule(query);
+    await setUpRoute(query, { p_group_interval_seconds: 60 });
+    const storage = (status: string) => [{ component: "storage", status, reason: "450 MB of 400" }];
+    await advance(query, NOON, storage("degraded"));
+    await advance(query, NOON + MINUTE, storage("degraded"));
+    expect(await readAlerts(query)).toMatchObject([{
+      name: "ComponentUnhealthy",
+      state: "pending",
+    }]);
+    await advance(query, NOON + 2 * MINUTE, storage("unhealthy"));
+    expect(await readMessages(query)).toMatchObject([{ firing: ["ComponentUnhealthy"] }]);
+
+    await advance(query, NOON + 3 * MINUTE, null);
+    expect(await readAlerts(query)).toMatchObject([{ state: "firing" }]);
+    await advance(query, NOON + 4 * MINUTE, storage("healthy"));
+    expect(await readAlerts(query)).toMatchObject([{ state: "resolved" }]);
+  });
+
+  it("come of jobs that are overdue, once they have had the time to run after a pause", async ({ query, asOwner }) => {
+    await setUpRule(query);
+    await setUpRoute(query);
+    await asOwner(
+      "update monitor.job_schedules set created_at = $1, last_succeeded_at = $1, stale_after_seconds = 180",
+      [iso(NOON)],
+    );
+    const missing = async () =>
+      (await readAlerts(query)).filter(({ name }) => name === "JobMissing").map(({ state }) =>
+        state
+      );
+    await advance(query, NOON + 180 * SECOND);
+    expect(await missing()).toEqual([]);
+    await advance(query, NOON + 181 * SECOND);
+    expect(new Set(await missing())).toEqual(new Set(["pending"]));
+    await advance(query, NOON + 300 * SECOND);
+    expect(new Set(await missing())).toEqual(new Set(["pending"]));
+    await advance(query, NOON + 301 * SECOND);
+    expect(new Set(await missing())).toEqual(new Set(["firing"]));
+    await asOwner("update monitor.job_schedules set last_succeeded_at = $1", [
+      iso(NOON + 302 * SECOND),
+    ]);
+    await advance(query, NOON + 303 * SECOND);
+    expect(new Set(await missing())).toEqual(new Set(["resolved"]));
+  });
+
+  it("come of anomalies from a severity on, and go with a person's word; their silence does not end them", async ({ query, asOwner }) => {
+    await setUpRule(query);
+    await setUpRoute(query, { p_group_interval_seconds: 60 });
+    await openDays(query);
+    const metric = await addMetric(query);
+    const series = await addSeries(query, metric, [[NOON, 1]]);
+    const id = await addAnomaly(asOwner, series, { severity: "warning", started_at: iso(NOON) });
+    await advance(query);
+    expect(await readAlerts(query)).toEqual([]);
+    await asOwner("update monitor.settings set anomaly_alert_severity = 'warning'");
+    await advance(query, NOON + MINUTE);
+    expect(await readAlerts(query)).toMatchObject([{ name: "AnomalyDetected", state: "firing" }]);
+
+    await asOwner(
+      "update monitor.anomaly_detections set ended_at = $2, ended_reason = 'no_data' where anomaly_id = $1",
+      [id, iso(NOON + MINUTE)],
+    );
+    await advance(query, NOON + 2 * MINUTE);
+    expect(await readAlerts(query)).toMatchObject([{ state: "firing" }]);
+    await query("select monitor.review_anomaly($1, 'resolved')", [id]);
+    await advance(query, NOON + 3 * MINUTE);
+    expect(await readAlerts(query)).toMatchObject([
+      {
+        state: "resolved",
+        resolved_because: "the anomaly was reviewed as resolved by service_role",
+      },
+    ]);
+  });
+
+  it.for([
+    { gap: 10 * MINUTE, told: 0 },
+    { gap: 10 * MINUTE + SECOND, told: 1 },
+  ])("come of a gap of $gap ms in evaluating, once: $told", async ({ gap, told }, { query }) => {
+    await setUpRule(query);
+    await setUpRoute(query, { p_group_interval_seconds: 60 });
+    const back = NOON + gap;
+    for (const at of [NOON, back, ...range(11).map((n) => back + n * MINUTE)]) {
+      await advance(query, at);
+    }
+    const { rows } = await query(
+      `select name, state, annotations ->> 'summary' as summary from monitor.system_alerts`,
+    );
+    expect(rows).toEqual(
+      told === 0 ? [] : [{
+        name: "EvaluationGap",
+        state: "resolved",
+        summary: "Nothing was evaluated for 00:10:01",
+      }],
+    );
+    const { rows: messages } = await query(
+      "select payload ->> 'because' as because from monitor.notifications order by notification_id",
+    );
+    expect(messages).toEqual(told === 0 ? [] : [{ because: "new" }, { because: "resolved" }]);
+  });
+
+  it("do not count the time of a gap as seen to hold", async ({ query }) => {
+    await setUpRule(query);
+    await setUpRoute(query);
+    const storage = [{ component: "storage", status: "degraded", reason: "full" }];
+    await advance(query, NOON, storage);
+    await advance(query, NOON + 4 * MINUTE, storage);
+    expect(await readAlerts(query)).toMatchObject([{ state: "pending" }]);
+    await advance(query, NOON + 6 * MINUTE, storage);
+    expect(await readAlerts(query)).toMatchObject([{ state: "firing" }]);
+  });
+
+  it("come of channels that fail, and go by another one", async ({ query }) => {
+    await setUpRule(query);
+    await setUpRoute(query);
+    await rpc(query, "save_channel", {
+      p_channel: "other",
+      p_kind: "email",
+      p_config: { to: ["b@example.com"] },
+    });
+    await query(
+      "update monitor.notification_channels set failing_since = $1, last_error = 'HTTP 500' where channel = 'ops'",
+      [iso(NOON)],
+    );
+    await advance(query);
+    expect(await readMessages(query)).toMatchObject([{
+      channel: "other",
+      firing: ["ChannelFailing"],
+    }]);
+    await query("update monitor.notification_channels set failing_since = null, last_error = null");
+    await advance(query, NOON + 5 * MINUTE);
+    expect((await readMessages(query)).slice(1)).toMatchObject([{
+      channel: "other",
+      resolved: ["ChannelFailing"],
+    }]);
+  });
+
+  it("say of a channel whose recipients are malformed that it fails, though it was never used", async ({ query }) => {
+    await setUpRule(query);
+    await setUpRoute(query);
+    await query(
+      `insert into monitor.notification_channels (channel, kind, config) values ('nobody', 'email', '{"to": [""]}')`,
+    );
+    await advance(query);
+    expect(await readMessages(query)).toMatchObject([{
+      channel: "ops",
+      firing: ["ChannelFailing"],
+    }]);
+  });
+
+  it("have a canary once a day, from its hour on in the time zone of settings, by its own channel", async ({ query, asOwner }) => {
+    await setUpRule(query);
+    const canary = await addRule(query, { name: "PgvigilCanary", severity: "info" });
+    await setUpRoute(query);
+    await rpc(query, "save_channel", {
+      p_channel: "other",
+      p_kind: "email",
+      p_config: { to: ["b@example.com"] },
+    });
+    await asOwner(
+      "update monitor.settings set canary_channel = 'other', canary_hour = 14, time_zone = 'Europe/Berlin'",
+    );
+    /** A minute: what is collected, what the rule makes of it, what that makes of alerts. */
+    const tick = async (at: number) => {
+      const samples = await rpc<{ metric: string; value: number }[]>(
+        query,
+        "collect_incidents_and_alerts",
+        { p_at: iso(at) },
+      );
+      const isDue = samples.find(({ metric }) => metric === "pgvigil_canary_due")!.value === 1;
+      await setFiring(query, canary, isDue ? [{}] : [], at);
+      await advance(query, at);
+    };
+    const at = Date.UTC(2026, 2, 10, 13); // 14:00 in Berlin
+    await tick(at - MINUTE);
+    expect(await readMessages(query)).toEqual([]);
+    for (let n = 0; n < 5; n += 1) await tick(at + n * MINUTE);
+    expect(await readMessages(query)).toMatchObject([
+      { channel: "other", firing: ["PgvigilCanary"], resolved: [] },
+    ]);
+    await tick(at + DAY - MINUTE);
+    expect(await readMessages(query)).toHaveLength(1);
+    await tick(at + DAY);
+    expect(await readMessages(query)).toHaveLength(2);
+  });
+});
+
+describe("monitor.acknowledge_alert()", () => {
+  const acknowledge = (query: Query, id: number, at: number, minutes = 60) =>
+    rpc(query, "acknowledge_alert", {
+      p_alert_id: id,
+      p_reason: "looking",
+      p_minutes: minutes,
+      p_now: iso(at),
+    });
+
+  it("keeps an alert from being repeated until it runs out, and has it told again then, with the reason", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query, { p_repeat_interval_seconds: 600, p_group_interval_seconds: 60 });
+    await setFiring(query, rule, [MAILS]);
+    await advance(query);
+    const [alert] = await readAlerts(query);
+    await acknowledge(query, alert!.alert_id, NOON + MINUTE);
+    const messages = newMessages(query);
+    await messages();
+    for (let n = 2; n < 61; n += 1) await advance(query, NOON + n * MINUTE);
+    expect(await messages()).toEqual([]);
+    expect(await readDecisions(query, alert!.alert_id)).toMatchObject([
+      { decision: "sent" },
+      { decision: "acknowledged", detail: "by service_role until 2026-03-10 13:01: looking" },
+    ]);
+    await advance(query, NOON + 61 * MINUTE);
+    expect(await messages()).toMatchObject([
+      { firing: ["mails"], notes: ["It had been acknowledged; that ran out at 13:01."] },
+    ]);
+  });
+
+  it("still tells that the alert is over", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query);
+    await setFiring(query, rule, [MAILS]);
+    await advance(query);
+    const [alert] = await readAlerts(query);
+    await acknowledge(query, alert!.alert_id, NOON);
+    await setFiring(query, rule, [], NOON + 5 * MINUTE);
+    await advance(query, NOON + 5 * MINUTE);
+    expect((await readMessages(query)).at(-1)).toMatchObject({ resolved: ["mails"] });
+  });
+
+  it.for([
+    { args: { p_reason: " " }, code: "22023" },
+    { args: { p_minutes: 0 }, code: "22023" },
+    { args: { p_minutes: 10081 }, code: "22023" },
+    { args: { p_alert_id: 9_000_000 }, code: "P0002" },
+  ])("refuses $args", async ({ args, code }, { query }) => {
+    const rule = await setUpRule(query);
+    await setFiring(query, rule, [MAILS]);
+    await advance(query);
+    const [alert] = await readAlerts(query);
+    await expect(
+      rpc(query, "acknowledge_alert", { p_alert_id: alert!.alert_id, p_reason: "x", ...args }),
+    )
+      .rejects.toMatchObject({ code });
+  });
+
+  it("tells PagerDuty once all of a group are acknowledged", async ({ query, asOwner }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query);
+    await rpc(asOwner, "save_channel", {
+      p_channel: "pager",
+      p_kind: "pagerduty",
+      p_secret: "a".repeat(32),
+    });
+    await saveRoute(query, { p_name: "all", p_channels: ["pager"], p_group_wait_seconds: 0 });
+    await setFiring(query, rule, [MAILS, JOBS]);
+    await advance(query);
+    const [first, second] = await readAlerts(query);
+    await acknowledge(query, first!.alert_id, NOON);
+    expect(await readMessages(query)).toHaveLength(1);
+    await acknowledge(query, second!.alert_id, NOON);
+    expect((await readMessages(query)).slice(1)).toMatchObject([
+      { channel: "pager", because: "acknowledged", firing: ["jobs", "mails"] },
+    ]);
+  });
+});
+
+describe("a route that changes while alerts fire", () => {
+  it("tells the end where the start was told, and nothing twice", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query, { p_group_interval_seconds: 60 });
+    await rpc(query, "save_channel", {
+      p_channel: "other",
+      p_kind: "email",
+      p_config: { to: ["b@example.com"] },
+    });
+    await setFiring(query, rule, [MAILS]);
+    await advance(query);
+    await saveRoute(query, {
+      p_name: "first",
+      p_channels: ["other"],
+      p_position: 1,
+      p_group_wait_seconds: 0,
+    });
+    await advance(query, NOON + MINUTE);
+    await setFiring(query, rule, [], NOON + 3 * MINUTE);
+    await advance(query, NOON + 3 * MINUTE);
+    await advance(query, NOON + 10 * MINUTE);
+    expect(
+      (await readMessages(query)).map((
+        { channel, firing, resolved },
+      ) => [channel, firing, resolved]),
+    ).toEqual([
+      ["ops", ["mails"], []],
+      ["other", ["mails"], []],
+      ["ops", [], ["mails"]],
+      ["other", [], ["mails"]],
+    ]);
+    expect((await query("select from monitor.alert_groups")).rows).toEqual([]);
+  });
+
+  it("that is deleted leaves its alerts without one, and says so", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query, { p_group_interval_seconds: 60 });
+    await setFiring(query, rule, [MAILS]);
+    await advance(query);
+    await rpc(query, "delete_route", { p_name: "all" });
+    await setFiring(query, rule, [MAILS, JOBS], NOON + MINUTE);
+    await advance(query, NOON + MINUTE);
+    const jobs = (await readAlerts(query)).find(({ queue }) => queue === "jobs")!;
+    expect(await readDecisions(query, jobs.alert_id)).toMatchObject([
+      { decision: "no_route", detail: "there is no route: make one with monitor.save_route" },
+    ]);
+    await setFiring(query, rule, [], NOON + 2 * MINUTE);
+    await advance(query, NOON + 2 * MINUTE);
+    await advance(query, NOON + 10 * MINUTE);
+    expect((await readMessages(query)).slice(1)).toMatchObject([{
+      channel: "ops",
+      resolved: ["mails"],
+    }]);
+  });
+});
+
+describe("many groups at once", () => {
+  it("become 20 mails and one of the rest, and each alert is told once", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query, { p_group_by: ["queue"] });
+    await setFiring(query, rule, range(60).map((n) => ({ labels: { queue: `q${n}` } })));
+    await advance(query);
+    const messages = await readMessages(query);
+    expect(messages).toHaveLength(21);
+    expect(messages.flatMap(({ firing }) => firing).toSorted()).toEqual(
+      range(60).map((n) => `q${n}`).toSorted(),
+    );
+    await advance(query, NOON + 5 * MINUTE);
+    expect(await readMessages(query)).toHaveLength(21);
+    await setFiring(query, rule, [], NOON + 10 * MINUTE);
+    await advance(query, NOON + 10 * MINUTE);
+    expect((await readMessages(query)).slice(21).flatMap(({ resolved }) => resolved)).toHaveLength(
+      60,
+    );
+  });
+});
+
+describe("monitor.explain_alert()", () => {
+  it("tells the story in order", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query);
+    await setFiring(query, rule, [{ ...MAILS, state: "pending" }]);
+    await advance(query);
+    await setFiring(query, rule, [MAILS], NOON + MINUTE);
+    await advance(query, NOON + MINUTE);
+    await setFiring(query, rule, [], NOON + 2 * MINUTE);
+    await advance(query, NOON + 2 * MINUTE);
+    const [alert] = await readAlerts(query);
+    const { rows } = await query<{ event: string; detail: string }>(
+      "select event, detail from monitor.explain_alert($1)",
+      [alert!.alert_id],
+    );
+    expect(rows.map(({ event }) => event)).toEqual([
+      "opened",
+      "pending",
+      "sent",
+      "message firing",
+      "resolved",
+    ]);
+    expect(rows[2]!.detail).toMatch(/^to ops \(message \d+\) \(for 00:01:00, 1 evaluations\)$/);
+  });
+});
