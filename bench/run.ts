@@ -15,6 +15,7 @@ import { measureHealth } from "./health.ts";
 import { measureIngestDecode } from "./ingest-decode.ts";
 import { measureIngestion } from "./ingestion.ts";
 import { measureIngestionHttp } from "./ingestion-http.ts";
+import { measureNotifications } from "./notifications.ts";
 import { measurePromql } from "./promql.ts";
 import { describeMachine } from "./report.ts";
 import { measureStart } from "./start.ts";
@@ -37,6 +38,7 @@ const BENCHES: Record<string, Bench> = {
   "detection-run": measureDetectionRun,
   "detection-ablation": measureAblation,
   promql: measurePromql,
+  notifications: measureNotifications,
 };
 
 /** Only run when asked for: its table is kept in docs/detection.md. */

@@ -18,10 +18,11 @@ export interface MeasuredCall {
   readonly cpu: number | null;
 }
 
-/** Calls a function as an admin does by hand, with an empty body. */
+/** Calls a function as an admin does by hand. */
 export async function callMeasured(
   { facts, folder }: StackFolder,
   name: string,
+  body: object = {},
 ): Promise<MeasuredCall> {
   const { functions_pid: pid } = JSON.parse(readFileSync(join(folder, "lock.json"), "utf8"));
   const cpuBefore = readCpu(pid);
@@ -29,7 +30,7 @@ export async function callMeasured(
   const response = await fetch(`${facts.functions_url}/${name}`, {
     method: "POST",
     headers: { apikey: facts.secret_key, "content-type": "application/json" },
-    body: "{}",
+    body: JSON.stringify(body),
   });
   const answer = await response.json();
   const milliseconds = performance.now() - startedAt;
@@ -47,13 +48,14 @@ function readCpu(pid: number): number | null {
   }
 }
 
-/** Runs `measure` against a fresh stack on ports of its own, without cron running beside it. */
+/** Runs `measure` against a fresh stack on ports of its own, without cron running beside it unless it is asked for. */
 export async function withStack<T>(
   port: number,
   measure: (facts: Facts, stack: StackFolder) => Promise<T>,
+  { cron = false } = {},
 ): Promise<T> {
   const folder = await mkdtemp(join(tmpdir(), "pgvigil-bench-"));
-  const stack = await startStack({ folder, port, cron: false });
+  const stack = await startStack({ folder, port, cron });
   try {
     return await measure(stack.facts, { facts: stack.facts, folder });
   } finally {
