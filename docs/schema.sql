@@ -54,6 +54,49 @@ grant select on monitor.admins to service_role;
 comment on table monitor.admins is 'A user who may run jobs by hand and read everything here. Removing the row takes the right away at once.';
 comment on column monitor.admins.added_by is 'Who gave the right: a name, a user id or a database role.';
 
+create table monitor.alert_group_members (
+  group_id bigint not null,
+  alert_id bigint not null,
+  only_end boolean not null default false,
+  constraint alert_group_members_alert_id_fkey FOREIGN KEY (alert_id) REFERENCES monitor.system_alerts(alert_id) ON DELETE CASCADE,
+  constraint alert_group_members_group_id_fkey FOREIGN KEY (group_id) REFERENCES monitor.alert_groups(group_id) ON DELETE CASCADE,
+  constraint alert_group_members_pkey PRIMARY KEY (group_id, alert_id)
+);
+alter table monitor.alert_group_members enable row level security;
+CREATE INDEX alert_group_members_alert_id_idx ON monitor.alert_group_members USING btree (alert_id);
+create policy alert_group_members_select_authenticated on monitor.alert_group_members for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
+grant select on monitor.alert_group_members to authenticated;
+grant delete, insert, select, update on monitor.alert_group_members to service_role;
+comment on table monitor.alert_group_members is 'An alert of a group; of several, where a route continues.';
+comment on column monitor.alert_group_members.only_end is 'Its routes have changed since it was told here: only that it is over is still told here.';
+
+create table monitor.alert_groups (
+  group_id bigint not null generated always as identity,
+  group_key text not null,
+  route_id bigint,
+  channels text[],
+  labels jsonb not null,
+  labels_hash uuid not null generated always as ((md5((labels)::text))::uuid) stored,
+  created_at timestamp with time zone not null,
+  next_flush_at timestamp with time zone not null,
+  last_flushed_at timestamp with time zone,
+  constraint alert_groups_pkey PRIMARY KEY (group_id),
+  constraint alert_groups_route_id_fkey FOREIGN KEY (route_id) REFERENCES monitor.notification_routes(route_id) ON DELETE SET NULL
+);
+alter table monitor.alert_groups enable row level security;
+CREATE INDEX alert_groups_next_flush_at_idx ON monitor.alert_groups USING btree (next_flush_at);
+CREATE INDEX alert_groups_route_id_idx ON monitor.alert_groups USING btree (route_id);
+CREATE UNIQUE INDEX alert_groups_route_id_labels_hash_idx ON monitor.alert_groups USING btree (route_id, labels_hash) WHERE (route_id IS NOT NULL);
+create policy alert_groups_select_authenticated on monitor.alert_groups for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
+grant select on monitor.alert_groups to authenticated;
+grant delete, insert, select, update on monitor.alert_groups to service_role;
+comment on table monitor.alert_groups is 'Alerts that are told together; gone when all of them are over and told.';
+comment on column monitor.alert_groups.group_key is 'What its messages have in common for whoever puts them together: its first route and its labels.';
+comment on column monitor.alert_groups.route_id is 'Null when its route is gone: then only the end of what was told is still told.';
+comment on column monitor.alert_groups.channels is 'Instead of those of the route, for alerts about the alerting itself.';
+comment on column monitor.alert_groups.labels is 'Those that its alerts have in common by the route''s group_by.';
+comment on column monitor.alert_groups.next_flush_at is 'When it is looked at next: told, if there is something to tell.';
+
 create table monitor.alert_rules (
   rule_id bigint not null generated always as identity,
   group_name text not null,
@@ -73,17 +116,27 @@ create table monitor.alert_rules (
   enabled boolean not null default true,
   created_at timestamp with time zone not null default now(),
   updated_at timestamp with time zone not null default now(),
+  hold_count integer,
+  hold_window integer,
+  clear_expr text,
   constraint alert_rules_alert_parts_fit_kind CHECK (
 CASE kind
     WHEN 'alerting'::text THEN (severity IS NOT NULL)
-    ELSE ((severity IS NULL) AND (runbook_url IS NULL) AND (annotations = '{}'::jsonb) AND (for_seconds = (0)::double precision) AND (keep_firing_for_seconds = (0)::double precision))
+    ELSE ((severity IS NULL) AND (runbook_url IS NULL) AND (annotations = '{}'::jsonb) AND (for_seconds = (0)::double precision) AND (keep_firing_for_seconds = (0)::double precision) AND (hold_count IS NULL) AND (clear_expr IS NULL))
 END),
   constraint alert_rules_annotations_valid CHECK (monitor.rule_texts_are_valid(annotations, 65536)),
+  constraint alert_rules_clear_expr_in_bounds CHECK (((btrim(clear_expr, ' 	
+'::text) <> ''::text) AND (octet_length(clear_expr) <= 16384))),
+  constraint alert_rules_clear_expr_no_template CHECK ((POSITION(('{{'::text) IN (clear_expr)) = 0)),
   constraint alert_rules_expr_in_bounds CHECK (((btrim(expr, ' 	
 '::text) <> ''::text) AND (octet_length(expr) <= 16384))),
   constraint alert_rules_for_seconds_in_range CHECK (((for_seconds >= (0)::double precision) AND (for_seconds <= (31536000)::double precision))),
   constraint alert_rules_group_name_fkey FOREIGN KEY (group_name) REFERENCES monitor.rule_groups(group_name),
   constraint alert_rules_group_name_kind_name_labels_key UNIQUE (group_name, kind, name, labels_hash),
+  constraint alert_rules_hold_count_in_window CHECK (((hold_count >= 1) AND (hold_count <= hold_window))),
+  constraint alert_rules_hold_count_with_window CHECK (((hold_count IS NULL) = (hold_window IS NULL))),
+  constraint alert_rules_hold_instead_of_for CHECK (((hold_count IS NULL) OR (for_seconds = (0)::double precision))),
+  constraint alert_rules_hold_window_in_range CHECK (((hold_window >= 1) AND (hold_window <= 60))),
   constraint alert_rules_keep_firing_for_seconds_in_range CHECK (((keep_firing_for_seconds >= (0)::double precision) AND (keep_firing_for_seconds <= (31536000)::double precision))),
   constraint alert_rules_kind_known CHECK ((kind = ANY (ARRAY['alerting'::text, 'recording'::text]))),
   constraint alert_rules_labels_valid CHECK (monitor.rule_texts_are_valid(labels, 8192)),
@@ -103,7 +156,7 @@ alter table monitor.alert_rules enable row level security;
 create policy alert_rules_select_authenticated on monitor.alert_rules for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
 CREATE TRIGGER alert_rules_make_state AFTER INSERT ON monitor.alert_rules FOR EACH ROW EXECUTE FUNCTION monitor.reset_rule_state();
 CREATE TRIGGER alert_rules_record_change AFTER INSERT OR DELETE OR UPDATE ON monitor.alert_rules FOR EACH ROW EXECUTE FUNCTION monitor.record_change();
-CREATE TRIGGER alert_rules_reset_state AFTER UPDATE OF kind, name, expr, labels, for_seconds, enabled ON monitor.alert_rules FOR EACH ROW WHEN (((((((old.kind IS DISTINCT FROM new.kind) OR (old.name IS DISTINCT FROM new.name)) OR (old.expr IS DISTINCT FROM new.expr)) OR (old.labels IS DISTINCT FROM new.labels)) OR (old.for_seconds IS DISTINCT FROM new.for_seconds)) OR (old.enabled IS DISTINCT FROM new.enabled))) EXECUTE FUNCTION monitor.reset_rule_state();
+CREATE TRIGGER alert_rules_reset_state AFTER UPDATE OF kind, name, expr, labels, for_seconds, hold_count, hold_window, clear_expr, enabled ON monitor.alert_rules FOR EACH ROW WHEN ((((((((((old.kind IS DISTINCT FROM new.kind) OR (old.name IS DISTINCT FROM new.name)) OR (old.expr IS DISTINCT FROM new.expr)) OR (old.labels IS DISTINCT FROM new.labels)) OR (old.for_seconds IS DISTINCT FROM new.for_seconds)) OR (old.hold_count IS DISTINCT FROM new.hold_count)) OR (old.hold_window IS DISTINCT FROM new.hold_window)) OR (old.clear_expr IS DISTINCT FROM new.clear_expr)) OR (old.enabled IS DISTINCT FROM new.enabled))) EXECUTE FUNCTION monitor.reset_rule_state();
 grant select on monitor.alert_rules to authenticated;
 grant delete, insert, select, update on monitor.alert_rules to service_role;
 comment on table monitor.alert_rules is 'A rule as in Prometheus: alerting, or recording, which writes series. Written by monitor.save_rules; its callers parse expr and templates first, and one that does not parse all the same is an error of its own evaluation.';
@@ -118,6 +171,34 @@ comment on column monitor.alert_rules.annotations is 'Templates. At most 64 KiB 
 comment on column monitor.alert_rules.no_data_policy is 'What becomes of an alert whose series have no data any more. keep: it stays as it is. alert: it fires. ok: it resolves.';
 comment on column monitor.alert_rules.severity is 'Null for a recording rule.';
 comment on column monitor.alert_rules.mode is 'shadow: evaluated and shown, tells nobody. live: tells.';
+comment on column monitor.alert_rules.hold_count is 'In how many of its last hold_window evaluations it has to hold before it fires. Null: see for_seconds.';
+comment on column monitor.alert_rules.hold_window is 'Evaluations of which it is known whether it held; at most 60. Null with hold_count.';
+comment on column monitor.alert_rules.clear_expr is 'PromQL, at most 16 KiB: an alert that fires ends only when this has a sample of its labels. Null: as soon as expr does not hold.';
+
+create table monitor.alerting_state (
+  is_only_row boolean not null default true,
+  evaluation_count bigint not null default 0,
+  advanced_at timestamp with time zone,
+  gap_began_at timestamp with time zone,
+  gap_ended_at timestamp with time zone,
+  mail_slot_at timestamp with time zone,
+  heartbeat_at timestamp with time zone,
+  canary_on date,
+  constraint alerting_state_is_only_row CHECK (is_only_row),
+  constraint alerting_state_pkey PRIMARY KEY (is_only_row)
+);
+alter table monitor.alerting_state enable row level security;
+create policy alerting_state_select_authenticated on monitor.alerting_state for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
+grant select on monitor.alerting_state to authenticated;
+grant select, update on monitor.alerting_state to service_role;
+comment on table monitor.alerting_state is 'What alerting remembers between two evaluations, always one row; who locks it is alone.';
+comment on column monitor.alerting_state.evaluation_count is 'How often alerts were evaluated: decisions count by it.';
+comment on column monitor.alerting_state.advanced_at is 'The minute that the last evaluation was of.';
+comment on column monitor.alerting_state.gap_began_at is 'Since when, the last time, nothing was evaluated for more than 10 minutes.';
+comment on column monitor.alerting_state.gap_ended_at is 'The minute of the evaluation that ended that.';
+comment on column monitor.alerting_state.mail_slot_at is 'When the last mail that was given out may be sent: the next one comes after it.';
+comment on column monitor.alerting_state.heartbeat_at is 'When the last sign of life was written.';
+comment on column monitor.alerting_state.canary_on is 'The day of the last canary, in the time zone of settings.';
 
 create table monitor.anomaly_detections (
   anomaly_id bigint not null generated always as identity,
@@ -403,6 +484,24 @@ comment on column monitor.detector_states.calibration is 'What that replay found
 comment on column monitor.detector_states.forecast is '{from, stepMs, expected, lower, upper}: from, in ms, is where the first of equal steps of stepMs begins; what was expected of the last day and is of the coming one, and the band, in the metric''s unit (a counter''s rate per second), null where not known.';
 comment on column monitor.detector_states.silent_at is 'From when on it is an anomaly that no sample comes; null when that is not known or has been told.';
 
+create table monitor.escalation_levels (
+  level integer not null,
+  title text not null,
+  channels text[] not null default '{}'::text[],
+  constraint escalation_levels_channels_bounded CHECK (((cardinality(channels) <= 20) AND (array_position(channels, NULL::text) IS NULL))),
+  constraint escalation_levels_level_in_range CHECK (((level >= 1) AND (level <= 3))),
+  constraint escalation_levels_pkey PRIMARY KEY (level),
+  constraint escalation_levels_title_in_bounds CHECK (((title ~ '\S'::text) AND (length(title) <= 200)))
+);
+alter table monitor.escalation_levels enable row level security;
+create policy escalation_levels_select_authenticated on monitor.escalation_levels for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
+CREATE TRIGGER escalation_levels_record_change AFTER INSERT OR DELETE OR UPDATE ON monitor.escalation_levels FOR EACH ROW EXECUTE FUNCTION monitor.record_change();
+grant select on monitor.escalation_levels to authenticated;
+grant select, update on monitor.escalation_levels to service_role;
+comment on table monitor.escalation_levels is 'Who is told when a deadline of an incident is missed. Always three rows.';
+comment on column monitor.escalation_levels.level is 'From 1, who is told first, to 3.';
+comment on column monitor.escalation_levels.channels is 'Without one that works the nearest lower level is told, and without any there all channels.';
+
 create table monitor.evidence_samples (
   owner_kind text not null,
   owner_id bigint not null,
@@ -425,6 +524,7 @@ comment on column monitor.evidence_samples.value is 'As in metric_time_series.';
 create table monitor.incident_alerts (
   incident_id bigint not null,
   alert_id bigint not null,
+  occurrence_count integer not null default 0,
   constraint incident_alerts_alert_id_fkey FOREIGN KEY (alert_id) REFERENCES monitor.system_alerts(alert_id) ON DELETE CASCADE,
   constraint incident_alerts_incident_id_fkey FOREIGN KEY (incident_id) REFERENCES monitor.incidents(incident_id) ON DELETE CASCADE,
   constraint incident_alerts_pkey PRIMARY KEY (incident_id, alert_id)
@@ -435,10 +535,12 @@ create policy incident_alerts_select_authenticated on monitor.incident_alerts fo
 grant select on monitor.incident_alerts to authenticated;
 grant delete, insert, select, update on monitor.incident_alerts to service_role;
 comment on table monitor.incident_alerts is 'An alert that belongs to an incident.';
+comment on column monitor.incident_alerts.occurrence_count is 'Up to which of its firings the incident knows it; a later one that finds it resolved is news.';
 
 create table monitor.incident_anomalies (
   incident_id bigint not null,
   anomaly_id bigint not null,
+  evidence_copied_at timestamp with time zone,
   constraint incident_anomalies_incident_id_fkey FOREIGN KEY (incident_id) REFERENCES monitor.incidents(incident_id) ON DELETE CASCADE,
   constraint incident_anomalies_pkey PRIMARY KEY (incident_id, anomaly_id)
 );
@@ -448,6 +550,7 @@ create policy incident_anomalies_select_authenticated on monitor.incident_anomal
 grant select on monitor.incident_anomalies to authenticated;
 grant delete, insert, select, update on monitor.incident_anomalies to service_role;
 comment on table monitor.incident_anomalies is 'An anomaly that belongs to an incident. Without a foreign key: the anomaly keeps its id when it moves to the archive.';
+comment on column monitor.incident_anomalies.evidence_copied_at is 'When its samples were last copied; again 2 hours after its start and after its end, when there are more. Null: not yet.';
 
 create table monitor.incident_events (
   event_id bigint not null generated always as identity,
@@ -455,17 +558,25 @@ create table monitor.incident_events (
   happened_at timestamp with time zone not null default now(),
   actor text not null,
   description text not null,
+  kind text not null default 'note'::text,
+  recorded_at timestamp with time zone not null default now(),
+  source_key text,
   constraint incident_events_description_present CHECK ((description <> ''::text)),
   constraint incident_events_incident_id_fkey FOREIGN KEY (incident_id) REFERENCES monitor.incidents(incident_id) ON DELETE CASCADE,
+  constraint incident_events_kind_known CHECK ((kind = ANY (ARRAY['opened'::text, 'reopened'::text, 'state'::text, 'acknowledged'::text, 'severity'::text, 'commander'::text, 'components'::text, 'write_up'::text, 'alert'::text, 'anomaly'::text, 'message'::text, 'delivery'::text, 'escalation'::text, 'note'::text]))),
   constraint incident_events_pkey PRIMARY KEY (event_id)
 );
 alter table monitor.incident_events enable row level security;
 CREATE INDEX incident_events_incident_id_idx ON monitor.incident_events USING btree (incident_id, happened_at);
+CREATE UNIQUE INDEX incident_events_source_key_idx ON monitor.incident_events USING btree (incident_id, source_key) WHERE (source_key IS NOT NULL);
 create policy incident_events_select_authenticated on monitor.incident_events for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
 grant select on monitor.incident_events to authenticated;
 grant delete, insert, select, update on monitor.incident_events to service_role;
 comment on table monitor.incident_events is 'One entry of an incident''s timeline.';
-comment on column monitor.incident_events.actor is 'Who: a user id, or the job that did it.';
+comment on column monitor.incident_events.happened_at is 'When it was so, which may be before anyone wrote it down.';
+comment on column monitor.incident_events.actor is 'Who: a user id or a role; pgvigil where nobody did.';
+comment on column monitor.incident_events.recorded_at is 'When it was written down.';
+comment on column monitor.incident_events.source_key is 'What an event that wrote itself is about; null: somebody did it.';
 
 create table monitor.incidents (
   incident_id bigint not null generated always as identity,
@@ -474,22 +585,86 @@ create table monitor.incidents (
   state text not null default 'open'::text,
   started_at timestamp with time zone not null default now(),
   resolved_at timestamp with time zone,
+  opened_at timestamp with time zone not null default now(),
+  opened_by text not null default monitor.current_actor(),
+  reopened_at timestamp with time zone,
+  response_due_at timestamp with time zone,
+  response_escalated_at timestamp with time zone,
+  acknowledged_at timestamp with time zone,
+  acknowledged_by text,
+  next_update_due_at timestamp with time zone,
+  update_escalated_at timestamp with time zone,
+  escalation_level integer not null default 1,
+  mitigated_at timestamp with time zone,
+  commander text,
+  affected_components text[] not null default '{}'::text[],
+  channels text[],
+  fingerprint text,
+  root_cause text,
+  fix text,
+  prevention text,
+  post_mortem_on date,
+  constraint incidents_acknowledged_whole CHECK (((acknowledged_at IS NULL) = (acknowledged_by IS NULL))),
+  constraint incidents_affected_components_bounded CHECK (((cardinality(affected_components) <= 50) AND (array_position(affected_components, NULL::text) IS NULL))),
+  constraint incidents_channels_bounded CHECK ((((cardinality(channels) >= 1) AND (cardinality(channels) <= 20)) AND (array_position(channels, NULL::text) IS NULL))),
+  constraint incidents_commander_in_bounds CHECK (((length(commander) >= 1) AND (length(commander) <= 200))),
+  constraint incidents_escalation_level_in_range CHECK (((escalation_level >= 1) AND (escalation_level <= 3))),
+  constraint incidents_fix_in_bounds CHECK (((length(fix) >= 1) AND (length(fix) <= 10000))),
   constraint incidents_in_order CHECK ((resolved_at >= started_at)),
+  constraint incidents_mitigated_at_after_start CHECK ((mitigated_at >= started_at)),
+  constraint incidents_opened_by_present CHECK ((opened_by <> ''::text)),
   constraint incidents_pkey PRIMARY KEY (incident_id),
+  constraint incidents_post_mortem_on_in_range CHECK (((post_mortem_on >= '2000-01-01'::date) AND (post_mortem_on <= '2999-12-31'::date))),
+  constraint incidents_prevention_in_bounds CHECK (((length(prevention) >= 1) AND (length(prevention) <= 10000))),
   constraint incidents_resolved_at_with_state CHECK (((resolved_at IS NOT NULL) = (state = 'resolved'::text))),
+  constraint incidents_root_cause_in_bounds CHECK (((length(root_cause) >= 1) AND (length(root_cause) <= 10000))),
   constraint incidents_severity_known CHECK ((severity = ANY (ARRAY['P0'::text, 'P1'::text, 'P2'::text, 'P3'::text]))),
   constraint incidents_state_known CHECK ((state = ANY (ARRAY['open'::text, 'investigating'::text, 'identified'::text, 'monitoring'::text, 'resolved'::text]))),
   constraint incidents_title_present CHECK ((title <> ''::text))
 );
 alter table monitor.incidents enable row level security;
+CREATE UNIQUE INDEX incidents_fingerprint_idx ON monitor.incidents USING btree (fingerprint) WHERE (resolved_at IS NULL);
 CREATE INDEX incidents_resolved_at_idx ON monitor.incidents USING btree (resolved_at);
 create policy incidents_select_authenticated on monitor.incidents for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
+CREATE TRIGGER incidents_record_change AFTER INSERT OR DELETE OR UPDATE ON monitor.incidents FOR EACH ROW EXECUTE FUNCTION monitor.record_change();
 grant select on monitor.incidents to authenticated;
 grant delete, insert, select, update on monitor.incidents to service_role;
 comment on table monitor.incidents is 'An incident from its start to its resolution.';
 comment on column monitor.incidents.severity is 'P0 (worst) to P3.';
 comment on column monitor.incidents.started_at is 'When it began, which may be before anyone knew.';
 comment on column monitor.incidents.resolved_at is 'Null until its state is resolved.';
+comment on column monitor.incidents.opened_at is 'When it was written down. Deadlines count from here: nobody can respond before.';
+comment on column monitor.incidents.opened_by is 'A user id or a role; pgvigil: a rule''s label.';
+comment on column monitor.incidents.reopened_at is 'When it was last opened again after it had been resolved; deadlines count from here then.';
+comment on column monitor.incidents.response_due_at is 'By when somebody has to respond: 15 minutes (P0), 1 hour (P1), 4 hours (P2) or 24 hours (P3) after it was opened. Stays as it was promised, met or missed. Null: no deadline, as of incidents from before there were any.';
+comment on column monitor.incidents.response_escalated_at is 'When it last escalated because nobody had responded; again a target later.';
+comment on column monitor.incidents.acknowledged_at is 'When somebody responded: acknowledged it, moved it on from open, or sent an update.';
+comment on column monitor.incidents.next_update_due_at is 'By when the next status update was promised. Stays until one is sent, met or missed. Null: none was promised.';
+comment on column monitor.incidents.update_escalated_at is 'When it last escalated because an update was overdue.';
+comment on column monitor.incidents.escalation_level is 'The highest that was told, 1 to 3: see escalation_levels.';
+comment on column monitor.incidents.mitigated_at is 'When it was first monitoring, since it was last opened.';
+comment on column monitor.incidents.commander is 'Who leads, by name.';
+comment on column monitor.incidents.channels is 'Chosen for its messages; null: those of level 1 as they are when one is sent.';
+comment on column monitor.incidents.fingerprint is 'Of the alert that opened it by its label pgvigil_incident; null: opened by hand.';
+comment on column monitor.incidents.root_cause is 'Null: yet to be written, as fix and prevention.';
+comment on column monitor.incidents.post_mortem_on is 'The day on which it is talked about.';
+
+create table monitor.inhibition_rules (
+  name text not null,
+  source_matchers jsonb not null,
+  target_matchers jsonb not null,
+  equal_labels text[] not null default '{}'::text[],
+  constraint inhibition_rules_equal_labels_bounded CHECK (((cardinality(equal_labels) <= 20) AND (array_position(equal_labels, NULL::text) IS NULL))),
+  constraint inhibition_rules_name_in_bounds CHECK (((length(name) >= 1) AND (length(name) <= 200))),
+  constraint inhibition_rules_pkey PRIMARY KEY (name)
+);
+alter table monitor.inhibition_rules enable row level security;
+create policy inhibition_rules_select_authenticated on monitor.inhibition_rules for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
+CREATE TRIGGER inhibition_rules_record_change AFTER INSERT OR DELETE OR UPDATE ON monitor.inhibition_rules FOR EACH ROW EXECUTE FUNCTION monitor.record_change();
+grant select on monitor.inhibition_rules to authenticated;
+grant delete, insert, select, update on monitor.inhibition_rules to service_role;
+comment on table monitor.inhibition_rules is 'While an alert fires that the source matchers hold for, those of the target matchers with equal values of the labels are not told.';
+comment on column monitor.inhibition_rules.equal_labels is 'A label that is missing equals an empty one, and another that is missing.';
 
 create table monitor.job_runs (
   run_id uuid not null default gen_random_uuid(),
@@ -518,7 +693,7 @@ create table monitor.job_runs (
   constraint job_runs_outcome_means_finished CHECK (((outcome IS NULL) = (finished_at IS NULL))),
   constraint job_runs_pkey PRIMARY KEY (run_id),
   constraint job_runs_state_known CHECK ((state = ANY (ARRAY['queued'::text, 'running'::text, 'succeeded'::text, 'failed'::text, 'skipped'::text, 'lost'::text, 'missed'::text]))),
-  constraint job_runs_trigger_known CHECK ((trigger = ANY (ARRAY['cron'::text, 'manual'::text])))
+  constraint job_runs_trigger_known CHECK ((trigger = ANY (ARRAY['cron'::text, 'manual'::text, 'chain'::text])))
 );
 alter table monitor.job_runs enable row level security;
 CREATE UNIQUE INDEX job_runs_job_scheduled_at_idx ON monitor.job_runs USING btree (job, scheduled_at) WHERE (trigger = 'cron'::text);
@@ -529,7 +704,7 @@ create policy job_runs_select_authenticated on monitor.job_runs for select to au
 grant select on monitor.job_runs to authenticated;
 grant delete, insert, select, update on monitor.job_runs to service_role;
 comment on table monitor.job_runs is 'One run of a job, seen by three witnesses: queued (cron), the HTTP answer (pg_net), finished (the function).';
-comment on column monitor.job_runs.trigger is 'cron: has all three witnesses. manual: called by a person, known from its own start and finish only.';
+comment on column monitor.job_runs.trigger is 'cron: a tick of its schedule, whoever began it; has all three witnesses. chain: called between ticks; has them too. manual: called by a person, known from its own start and finish only.';
 comment on column monitor.job_runs.scheduled_at is 'The minute the run belongs to; samples carry it.';
 comment on column monitor.job_runs.request_id is 'pg_net''s request, null when none was sent.';
 comment on column monitor.job_runs.http_status is 'Status of the HTTP answer, null while there is none.';
@@ -555,7 +730,11 @@ create table monitor.job_schedules (
   last_succeeded_at timestamp with time zone,
   lease_run_id uuid,
   lease_until timestamp with time zone,
+  follows text,
+  is_on_demand boolean not null default false,
   constraint job_schedules_cron_name_key UNIQUE (cron_name),
+  constraint job_schedules_follows_another CHECK ((follows <> job)),
+  constraint job_schedules_follows_fkey FOREIGN KEY (follows) REFERENCES monitor.job_schedules(job),
   constraint job_schedules_job_shape CHECK ((job ~ '^[a-z][a-z0-9-]{2,62}$'::text)),
   constraint job_schedules_lease_seconds_in_range CHECK (((lease_seconds >= 1) AND (lease_seconds <= 150))),
   constraint job_schedules_lease_whole CHECK (((lease_run_id IS NULL) = (lease_until IS NULL))),
@@ -565,6 +744,7 @@ create table monitor.job_schedules (
   constraint job_schedules_timeout_milliseconds_in_range CHECK (((timeout_milliseconds >= 1000) AND (timeout_milliseconds <= 150000)))
 );
 alter table monitor.job_schedules enable row level security;
+CREATE INDEX job_schedules_follows_idx ON monitor.job_schedules USING btree (follows);
 create policy job_schedules_select_authenticated on monitor.job_schedules for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
 CREATE TRIGGER job_schedules_record_change AFTER INSERT OR DELETE OR UPDATE OF cron_name, schedule, is_function, timeout_milliseconds, lease_seconds, stale_after_seconds, description ON monitor.job_schedules FOR EACH ROW EXECUTE FUNCTION monitor.record_change();
 grant select on monitor.job_schedules to authenticated;
@@ -579,6 +759,8 @@ comment on column monitor.job_schedules.lease_seconds is 'How long a run keeps o
 comment on column monitor.job_schedules.stale_after_seconds is 'Without a success for so long, the job''s health is unknown.';
 comment on column monitor.job_schedules.watched_until is 'Up to when the watchdog has looked for missed runs.';
 comment on column monitor.job_schedules.lease_run_id is 'The run that keeps others out until lease_until, null when none.';
+comment on column monitor.job_schedules.follows is 'The job whose end calls this one, for the same minute, if it is to run every minute; cron calls it a minute later if that has not happened. Null: cron alone does.';
+comment on column monitor.job_schedules.is_on_demand is 'True: called when the outbox has something due, too; its schedule only proves that it can be.';
 
 create table monitor.late_samples (
   series_id integer not null,
@@ -595,6 +777,29 @@ grant select on monitor.late_samples to authenticated;
 grant insert, select on monitor.late_samples to service_role;
 comment on table monitor.late_samples is 'A sample that came after its day had closed. Readers see it at once, compaction adds it to the day''s chunk. Never one that is there already: the first write wins.';
 comment on column monitor.late_samples.value is 'In the unit of its metric.';
+
+create table monitor.mail_events (
+  event_id text not null,
+  provider_id text not null,
+  kind text not null,
+  recipients text[] not null default '{}'::text[],
+  reason text,
+  occurred_at timestamp with time zone not null,
+  applied_at timestamp with time zone,
+  constraint mail_events_event_id_bounded CHECK (((length(event_id) >= 1) AND (length(event_id) <= 200))),
+  constraint mail_events_kind_known CHECK ((kind = ANY (ARRAY['sent'::text, 'delivered'::text, 'delayed'::text, 'bounced'::text, 'complained'::text, 'failed'::text]))),
+  constraint mail_events_pkey PRIMARY KEY (event_id),
+  constraint mail_events_reason_bounded CHECK (((length(reason) >= 1) AND (length(reason) <= 500))),
+  constraint mail_events_recipients_bounded CHECK ((cardinality(recipients) <= 50))
+);
+alter table monitor.mail_events enable row level security;
+CREATE INDEX mail_events_occurred_at_idx ON monitor.mail_events USING btree (occurred_at);
+CREATE INDEX mail_events_provider_id_idx ON monitor.mail_events USING btree (provider_id) WHERE (applied_at IS NULL);
+create policy mail_events_select_authenticated on monitor.mail_events for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
+grant select on monitor.mail_events to authenticated;
+grant delete, insert, select, update on monitor.mail_events to service_role;
+comment on table monitor.mail_events is 'A delivery report of the mail provider: one that comes twice counts once, one that comes too early counts later.';
+comment on column monitor.mail_events.applied_at is 'When it was put to the mail that it is about; null: there is none yet.';
 
 create table monitor.maintenance_windows (
   maintenance_window_id bigint not null generated always as identity,
@@ -803,6 +1008,169 @@ comment on table monitor.metric_time_series is 'A sample. Partitioned by UTC day
 comment on column monitor.metric_time_series.recorded_at is 'What moment the value is of, in whole milliseconds (what JavaScript can carry).';
 comment on column monitor.metric_time_series.value is 'In the metric''s unit, finite. A missing value is a missing row.';
 
+create table monitor.notification_alerts (
+  notification_id bigint not null,
+  alert_id bigint not null,
+  channel text not null,
+  status text not null,
+  told_at timestamp with time zone not null,
+  constraint notification_alerts_alert_id_fkey FOREIGN KEY (alert_id) REFERENCES monitor.system_alerts(alert_id) ON DELETE CASCADE,
+  constraint notification_alerts_notification_id_fkey FOREIGN KEY (notification_id) REFERENCES monitor.notifications(notification_id) ON DELETE CASCADE,
+  constraint notification_alerts_pkey PRIMARY KEY (notification_id, alert_id),
+  constraint notification_alerts_status_known CHECK ((status = ANY (ARRAY['firing'::text, 'resolved'::text])))
+);
+alter table monitor.notification_alerts enable row level security;
+CREATE INDEX notification_alerts_alert_id_idx ON monitor.notification_alerts USING btree (alert_id, channel, notification_id DESC);
+create policy notification_alerts_select_authenticated on monitor.notification_alerts for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
+grant select on monitor.notification_alerts to authenticated;
+grant delete, insert, select, update on monitor.notification_alerts to service_role;
+comment on table monitor.notification_alerts is 'What a message told of an alert: the newest of a channel says what that channel knows, so that nothing is told twice or left open.';
+comment on column monitor.notification_alerts.channel is 'That of the message.';
+
+create table monitor.notification_channels (
+  channel text not null,
+  kind text not null,
+  config jsonb not null default '{}'::jsonb,
+  enabled boolean not null default true,
+  created_at timestamp with time zone not null default now(),
+  last_sent_at timestamp with time zone,
+  consecutive_failures integer not null default 0,
+  failing_since timestamp with time zone,
+  last_error text,
+  undeliverable jsonb not null default '{}'::jsonb,
+  constraint notification_channels_channel_shape CHECK ((channel ~ '^[a-z][a-z0-9-]{0,62}$'::text)),
+  constraint notification_channels_config_is_an_object CHECK (((jsonb_typeof(config) = 'object'::text) AND (octet_length((config)::text) <= 16384))),
+  constraint notification_channels_consecutive_failures_counted CHECK ((consecutive_failures >= 0)),
+  constraint notification_channels_kind_known CHECK ((kind = ANY (ARRAY['email'::text, 'slack'::text, 'pagerduty'::text, 'webhook'::text, 'heartbeat'::text]))),
+  constraint notification_channels_pkey PRIMARY KEY (channel),
+  constraint notification_channels_undeliverable_is_an_object CHECK ((jsonb_typeof(undeliverable) = 'object'::text))
+);
+alter table monitor.notification_channels enable row level security;
+create policy notification_channels_select_authenticated on monitor.notification_channels for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
+CREATE TRIGGER notification_channels_discard_notifications AFTER DELETE ON monitor.notification_channels FOR EACH ROW EXECUTE FUNCTION monitor.discard_notifications();
+CREATE TRIGGER notification_channels_keep_escalation BEFORE DELETE ON monitor.notification_channels FOR EACH ROW EXECUTE FUNCTION monitor.keep_escalation_channels();
+CREATE TRIGGER notification_channels_record_change AFTER INSERT OR DELETE OR UPDATE OF channel, kind, config, enabled ON monitor.notification_channels FOR EACH ROW EXECUTE FUNCTION monitor.record_change();
+CREATE TRIGGER notification_channels_reroute_alerts AFTER INSERT OR DELETE OR UPDATE OF enabled ON monitor.notification_channels FOR EACH STATEMENT EXECUTE FUNCTION monitor.reroute_alerts();
+grant select on monitor.notification_channels to authenticated;
+grant delete, insert, select, update on monitor.notification_channels to service_role;
+comment on table monitor.notification_channels is 'A way to tell somebody. What of it is secret is in Vault, under the name pgvigil_channel_<channel>.';
+comment on column monitor.notification_channels.config is 'email: {to: [addresses]}. webhook: {url}. pagerduty, slack, heartbeat: nothing. All but heartbeat: send_resolved, true by default.';
+comment on column monitor.notification_channels.consecutive_failures is 'Attempts that failed since the last that did not.';
+comment on column monitor.notification_channels.failing_since is 'Since when it does not deliver: a message was given up, three attempts in a row failed, or an address bounces.';
+comment on column monitor.notification_channels.undeliverable is 'Addresses that bounced or complained, each with {at, reason}; one goes when a mail to it is delivered.';
+
+create table monitor.notification_decisions (
+  decision_id bigint not null generated always as identity,
+  alert_id bigint not null,
+  decision text not null,
+  detail text not null,
+  held_since timestamp with time zone not null,
+  held_until timestamp with time zone,
+  first_evaluation bigint not null,
+  evaluations bigint,
+  constraint notification_decisions_alert_id_fkey FOREIGN KEY (alert_id) REFERENCES monitor.system_alerts(alert_id) ON DELETE CASCADE,
+  constraint notification_decisions_closed_whole CHECK (((held_until IS NULL) = (evaluations IS NULL))),
+  constraint notification_decisions_decision_known CHECK ((decision = ANY (ARRAY['pending'::text, 'grouped'::text, 'sent'::text, 'silenced'::text, 'inhibited'::text, 'throttled'::text, 'acknowledged'::text, 'shadow'::text, 'no_route'::text]))),
+  constraint notification_decisions_evaluations_counted CHECK ((evaluations >= 0)),
+  constraint notification_decisions_in_order CHECK ((held_until >= held_since)),
+  constraint notification_decisions_pkey PRIMARY KEY (decision_id)
+);
+alter table monitor.notification_decisions enable row level security;
+CREATE INDEX notification_decisions_alert_id_idx ON monitor.notification_decisions USING btree (alert_id, decision_id);
+CREATE UNIQUE INDEX notification_decisions_open_idx ON monitor.notification_decisions USING btree (alert_id) WHERE (held_until IS NULL);
+create policy notification_decisions_select_authenticated on monitor.notification_decisions for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
+grant select on monitor.notification_decisions to authenticated;
+grant delete, insert, select, update on monitor.notification_decisions to service_role;
+comment on table monitor.notification_decisions is 'Why an alert was told or not: a row for each change of the decision, not for each evaluation. monitor.explain_alert reads it out.';
+comment on column monitor.notification_decisions.decision is 'pending: it does not fire yet. grouped: it waits with its group. sent. silenced. inhibited. throttled: its group was told and has to wait. acknowledged. shadow: its rule tells nobody. no_route: nobody is to be told.';
+comment on column monitor.notification_decisions.detail is 'By whom, why, where to and until when, in words.';
+comment on column monitor.notification_decisions.held_until is 'Null while it holds.';
+comment on column monitor.notification_decisions.first_evaluation is 'The number of the evaluation, by alerting_state.evaluation_count, that decided it.';
+comment on column monitor.notification_decisions.evaluations is 'How many evaluations it held for; null while it holds.';
+
+create table monitor.notification_routes (
+  route_id bigint not null generated always as identity,
+  name text not null,
+  "position" integer not null,
+  matchers jsonb not null default '[]'::jsonb,
+  channels text[] not null,
+  continues boolean not null default false,
+  group_by text[] not null default '{alertname}'::text[],
+  group_wait_seconds double precision not null default 30,
+  group_interval_seconds double precision not null default 300,
+  repeat_interval_seconds double precision not null default 14400,
+  constraint notification_routes_channels_present CHECK ((((cardinality(channels) >= 1) AND (cardinality(channels) <= 20)) AND (array_position(channels, NULL::text) IS NULL))),
+  constraint notification_routes_group_by_bounded CHECK (((cardinality(group_by) <= 20) AND (array_position(group_by, NULL::text) IS NULL))),
+  constraint notification_routes_group_interval_seconds_in_range CHECK (((group_interval_seconds >= (1)::double precision) AND (group_interval_seconds <= (86400)::double precision))),
+  constraint notification_routes_group_wait_seconds_in_range CHECK (((group_wait_seconds >= (0)::double precision) AND (group_wait_seconds <= (3600)::double precision))),
+  constraint notification_routes_name_in_bounds CHECK (((length(name) >= 1) AND (length(name) <= 200))),
+  constraint notification_routes_name_key UNIQUE (name),
+  constraint notification_routes_pkey PRIMARY KEY (route_id),
+  constraint notification_routes_repeat_interval_seconds_in_range CHECK (((repeat_interval_seconds >= (60)::double precision) AND (repeat_interval_seconds <= (2592000)::double precision)))
+);
+alter table monitor.notification_routes enable row level security;
+create policy notification_routes_select_authenticated on monitor.notification_routes for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
+CREATE TRIGGER notification_routes_record_change AFTER INSERT OR DELETE OR UPDATE ON monitor.notification_routes FOR EACH ROW EXECUTE FUNCTION monitor.record_change();
+CREATE TRIGGER notification_routes_reroute_alerts AFTER INSERT OR DELETE OR UPDATE ON monitor.notification_routes FOR EACH STATEMENT EXECUTE FUNCTION monitor.reroute_alerts();
+grant select on monitor.notification_routes to authenticated;
+grant delete, insert, select, update on monitor.notification_routes to service_role;
+comment on table monitor.notification_routes is 'Which alerts go by which channels: the first route whose matchers all hold, in order of position, and the next too if it continues.';
+comment on column monitor.notification_routes."position" is 'Order, from the lowest on; ties by route_id.';
+comment on column monitor.notification_routes.matchers is 'On the labels of alerts: [{name, op, value}], op =, !=, =~ or !~. None: all.';
+comment on column monitor.notification_routes.group_by is 'Alerts with the same values of these labels are told together. None: all of the route. {...}: each by itself.';
+comment on column monitor.notification_routes.group_wait_seconds is 'How long the first alert of a group waits for others.';
+comment on column monitor.notification_routes.group_interval_seconds is 'How long what joins a group that has been told has to wait.';
+comment on column monitor.notification_routes.repeat_interval_seconds is 'After how long what still fires is told again.';
+
+create table monitor.notifications (
+  notification_id bigint not null generated always as identity,
+  channel text not null,
+  group_id bigint,
+  incident_id bigint,
+  payload jsonb not null,
+  is_test boolean not null default false,
+  state text not null default 'pending'::text,
+  created_at timestamp with time zone not null,
+  next_attempt_at timestamp with time zone not null,
+  attempt_count integer not null default 0,
+  lease_token uuid,
+  lease_until timestamp with time zone,
+  may_be_repeated boolean not null default false,
+  idempotency_key uuid not null default gen_random_uuid(),
+  provider_id text,
+  last_error text,
+  sent_at timestamp with time zone,
+  delivered_at timestamp with time zone,
+  constraint notifications_attempt_count_counted CHECK ((attempt_count >= 0)),
+  constraint notifications_delivered_at_after_sent_at CHECK (((delivered_at IS NULL) OR (sent_at IS NOT NULL))),
+  constraint notifications_idempotency_key_key UNIQUE (idempotency_key),
+  constraint notifications_lease_while_pending CHECK (((lease_token IS NULL) OR (state = 'pending'::text))),
+  constraint notifications_lease_whole CHECK (((lease_token IS NULL) = (lease_until IS NULL))),
+  constraint notifications_payload_bounded CHECK (((jsonb_typeof(payload) = 'object'::text) AND (octet_length((payload)::text) <= 1000000))),
+  constraint notifications_pkey PRIMARY KEY (notification_id),
+  constraint notifications_sent_at_with_state CHECK (((sent_at IS NOT NULL) = (state = ANY (ARRAY['sent'::text, 'delivered'::text, 'bounced'::text, 'complained'::text])))),
+  constraint notifications_state_known CHECK ((state = ANY (ARRAY['pending'::text, 'sent'::text, 'delivered'::text, 'bounced'::text, 'complained'::text, 'parked'::text, 'discarded'::text])))
+);
+alter table monitor.notifications enable row level security;
+CREATE INDEX notifications_created_at_idx ON monitor.notifications USING btree (created_at);
+CREATE INDEX notifications_group_id_idx ON monitor.notifications USING btree (group_id, channel, notification_id) WHERE (group_id IS NOT NULL);
+CREATE INDEX notifications_incident_id_idx ON monitor.notifications USING btree (incident_id) WHERE (incident_id IS NOT NULL);
+CREATE INDEX notifications_next_attempt_at_idx ON monitor.notifications USING btree (next_attempt_at) WHERE (state = 'pending'::text);
+CREATE INDEX notifications_provider_id_idx ON monitor.notifications USING btree (provider_id) WHERE (provider_id IS NOT NULL);
+create policy notifications_select_authenticated on monitor.notifications for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
+grant select on monitor.notifications to authenticated;
+grant delete, insert, select, update on monitor.notifications to service_role;
+comment on table monitor.notifications is 'One message to one channel, written in the transaction of what it tells. Sent at least once, as shared/contract/notifications.ts reads it.';
+comment on column monitor.notifications.channel is 'By name and without a foreign key: what was told stays known when the channel is gone.';
+comment on column monitor.notifications.group_id is 'The group it tells of. No foreign key: groups come and go.';
+comment on column monitor.notifications.incident_id is 'The incident it tells of. No foreign key: as above.';
+comment on column monitor.notifications.state is 'pending: to be sent. sent: the provider has it. delivered, bounced, complained: its word since. parked: given up, see last_error. discarded: its channel was deleted.';
+comment on column monitor.notifications.lease_token is 'Of the deliverer that is sending it, until lease_until; null when none is.';
+comment on column monitor.notifications.may_be_repeated is 'An attempt ended without our knowing how: the next one says so.';
+comment on column monitor.notifications.idempotency_key is 'Sent with every attempt: providers that know such keys send once.';
+comment on column monitor.notifications.provider_id is 'What the provider calls it.';
+comment on column monitor.notifications.last_error is 'How the last attempt failed, without secrets.';
+
 create table monitor.retention_policies (
   entity text not null,
   action text not null,
@@ -817,8 +1185,8 @@ CASE
     WHEN (entity = 'metric_rollups'::text) THEN (action = ANY (ARRAY['drop_months'::text, 'keep'::text]))
     WHEN (entity = 'anomaly_detections'::text) THEN (action = ANY (ARRAY['archive'::text, 'keep'::text]))
     WHEN (entity = 'evidence_samples'::text) THEN (action = ANY (ARRAY['with_owner'::text, 'keep'::text]))
-    WHEN (entity = ANY (ARRAY['detector_states'::text, 'detector_replays'::text, 'incident_events'::text, 'incident_alerts'::text, 'incident_anomalies'::text, 'chunk_times'::text, 'late_samples'::text, 'rule_states'::text])) THEN (action = 'with_owner'::text)
-    WHEN (entity = ANY (ARRAY['anomaly_detections_archive'::text, 'system_alerts'::text, 'incidents'::text, 'job_runs'::text, 'retention_runs'::text, 'audit_log'::text, 'sample_days'::text, 'metric_series'::text, 'anomaly_feedback'::text, 'maintenance_windows'::text, 'deploy_marks'::text, 'cron.job_run_details'::text])) THEN (action = ANY (ARRAY['delete'::text, 'keep'::text]))
+    WHEN (entity = ANY (ARRAY['detector_states'::text, 'detector_replays'::text, 'incident_events'::text, 'incident_alerts'::text, 'incident_anomalies'::text, 'chunk_times'::text, 'late_samples'::text, 'rule_states'::text, 'notification_alerts'::text, 'notification_decisions'::text, 'alert_groups'::text, 'alert_group_members'::text, 'alerting_state'::text])) THEN (action = 'with_owner'::text)
+    WHEN (entity = ANY (ARRAY['anomaly_detections_archive'::text, 'system_alerts'::text, 'incidents'::text, 'job_runs'::text, 'retention_runs'::text, 'audit_log'::text, 'sample_days'::text, 'metric_series'::text, 'anomaly_feedback'::text, 'maintenance_windows'::text, 'deploy_marks'::text, 'silences'::text, 'notifications'::text, 'mail_events'::text, 'cron.job_run_details'::text])) THEN (action = ANY (ARRAY['delete'::text, 'keep'::text]))
     ELSE (action = 'keep'::text)
 END),
   constraint retention_policies_keep_days_in_range CHECK (((keep_days >= 1) AND (keep_days <= 36500))),
@@ -939,10 +1307,22 @@ create table monitor.settings (
   cost_budget_ratio double precision not null default 0.02,
   ingested_metric_limit integer not null default 1000,
   series_limit integer not null default 50000,
+  notifications_enabled boolean not null default true,
+  mails_per_second double precision not null default 2,
+  anomaly_alert_severity text default 'critical'::text,
+  external_url text,
+  runbooks_url text,
+  canary_channel text,
+  canary_hour integer not null default 9,
+  constraint settings_anomaly_alert_severity_known CHECK ((anomaly_alert_severity = ANY (ARRAY['info'::text, 'warning'::text, 'critical'::text]))),
+  constraint settings_canary_hour_in_range CHECK (((canary_hour >= 0) AND (canary_hour <= 23))),
   constraint settings_cost_budget_ratio_in_range CHECK (((cost_budget_ratio > (0)::double precision) AND (cost_budget_ratio <= (0.5)::double precision))),
+  constraint settings_external_url_shape CHECK (((external_url ~ '^https?://[^[:space:]]+$'::text) AND (length(external_url) <= 2000))),
   constraint settings_ingested_metric_limit_in_range CHECK (((ingested_metric_limit >= 0) AND (ingested_metric_limit <= 100000))),
   constraint settings_is_only_row CHECK (is_only_row),
+  constraint settings_mails_per_second_in_range CHECK (((mails_per_second > (0)::double precision) AND (mails_per_second <= (100)::double precision))),
   constraint settings_pkey PRIMARY KEY (is_only_row),
+  constraint settings_runbooks_url_shape CHECK (((runbooks_url ~ '^https?://[^[:space:]]+$'::text) AND (length(runbooks_url) <= 2000))),
   constraint settings_series_limit_in_range CHECK (((series_limit >= 1) AND (series_limit <= 10000000))),
   constraint settings_time_zone_known CHECK ((('2000-01-01 00:00:00+00'::timestamp with time zone AT TIME ZONE time_zone) IS NOT NULL))
 );
@@ -957,6 +1337,46 @@ comment on column monitor.settings.time_zone is 'IANA name; for what people read
 comment on column monitor.settings.cost_budget_ratio is 'Share of its own interval a collector may take (0-1]; beyond it, the collector is run half as often, again and again.';
 comment on column monitor.settings.ingested_metric_limit is 'Most metrics that senders may bring; samples of further ones are refused.';
 comment on column monitor.settings.series_limit is 'Most series of all metrics together; beyond it, new ones overflow as if their metric were full.';
+comment on column monitor.settings.notifications_enabled is 'The kill switch of telling: false keeps every notification where it is. Nothing is lost; it is sent once this is true again.';
+comment on column monitor.settings.mails_per_second is 'Of the mail provider, all channels together. Resend takes 2.';
+comment on column monitor.settings.anomaly_alert_severity is 'Anomalies of this severity and above are alerts; null: none is.';
+comment on column monitor.settings.external_url is 'Where people look at alerts, for links in messages; null: no links.';
+comment on column monitor.settings.runbooks_url is 'Where docs/runbooks lies for your people, e.g. in your copy of the repository; alerts link its pages. Null: no links.';
+comment on column monitor.settings.canary_channel is 'The channel by which a canary is told once a day; null: none is.';
+comment on column monitor.settings.canary_hour is 'From which hour on, in time_zone, the day''s canary is told.';
+
+create table monitor.silences (
+  silence_id bigint not null generated always as identity,
+  matchers jsonb not null,
+  starts_at timestamp with time zone not null,
+  ends_at timestamp with time zone not null,
+  weekdays integer[],
+  from_time time without time zone,
+  until_time time without time zone,
+  reason text not null,
+  created_by text not null,
+  created_at timestamp with time zone not null,
+  constraint silences_created_by_present CHECK ((created_by <> ''::text)),
+  constraint silences_in_order CHECK ((ends_at >= starts_at)),
+  constraint silences_matchers_present CHECK (((jsonb_typeof(matchers) = 'array'::text) AND (jsonb_array_length(matchers) > 0))),
+  constraint silences_pkey PRIMARY KEY (silence_id),
+  constraint silences_reason_present CHECK (((reason ~ '\S'::text) AND (length(reason) <= 2000))),
+  constraint silences_recurrence_whole CHECK ((num_nulls(weekdays, from_time, until_time) = ANY (ARRAY[0, 3]))),
+  constraint silences_weekdays_known CHECK (((weekdays <> '{}'::integer[]) AND (weekdays <@ '{1,2,3,4,5,6,7}'::integer[])))
+);
+alter table monitor.silences enable row level security;
+CREATE INDEX silences_ends_at_idx ON monitor.silences USING btree (ends_at);
+create policy silences_select_authenticated on monitor.silences for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
+CREATE TRIGGER silences_record_change AFTER INSERT OR DELETE OR UPDATE ON monitor.silences FOR EACH ROW EXECUTE FUNCTION monitor.record_change();
+grant select on monitor.silences to authenticated;
+grant delete, insert, select, update on monitor.silences to service_role;
+comment on table monitor.silences is 'A time in which alerts are not told, once, or again and again. What was told before has its resolution told all the same.';
+comment on column monitor.silences.matchers is 'On the labels of alerts: [{name, op, value}], all of which hold.';
+comment on column monitor.silences.ends_at is 'As planned or, once ended early, as it was. Equal to starts_at: called off before it began.';
+comment on column monitor.silences.weekdays is 'Of one that recurs: the days on which it begins, 1 Monday to 7 Sunday, by the clock on the wall in the time zone of settings.';
+comment on column monitor.silences.from_time is 'Of one that recurs. By the clock on the wall: on the days on which that is put forward or back it lasts an hour less or more.';
+comment on column monitor.silences.until_time is 'Of one that recurs; on the next day if it is not after from_time.';
+comment on column monitor.silences.reason is 'Why, for who finds that nothing was told.';
 
 create table monitor.system_alerts (
   alert_id bigint not null generated always as identity,
@@ -967,27 +1387,492 @@ create table monitor.system_alerts (
   labels jsonb not null default '{}'::jsonb,
   annotations jsonb not null default '{}'::jsonb,
   anomaly_id bigint,
-  fired_at timestamp with time zone not null,
+  fired_at timestamp with time zone,
   last_seen_at timestamp with time zone not null,
   resolved_at timestamp with time zone,
+  opened_at timestamp with time zone not null default now(),
+  active_at timestamp with time zone not null default now(),
+  value text,
+  runbook_url text,
+  rule_id bigint,
+  mode text not null default 'live'::text,
+  no_data boolean not null default false,
+  occurrence_count integer not null default 1,
+  recent_firings timestamp with time zone[] not null default '{}'::timestamp with time zone[],
+  ceased_at timestamp with time zone,
+  resolved_because text,
+  acknowledged_at timestamp with time zone,
+  acknowledged_by text,
+  acknowledged_until timestamp with time zone,
+  acknowledged_because text,
+  live_again_at timestamp with time zone,
+  routed_at timestamp with time zone,
+  state text generated always as (
+CASE
+    WHEN (resolved_at IS NOT NULL) THEN 'resolved'::text
+    WHEN (fired_at IS NULL) THEN 'pending'::text
+    ELSE 'firing'::text
+END) stored,
+  constraint system_alerts_acknowledged_because_in_bounds CHECK (((length(acknowledged_because) >= 1) AND (length(acknowledged_because) <= 2000))),
+  constraint system_alerts_acknowledged_whole CHECK ((num_nulls(acknowledged_at, acknowledged_by, acknowledged_until, acknowledged_because) = ANY (ARRAY[0, 4]))),
   constraint system_alerts_anomaly_only_from_anomalies CHECK (((anomaly_id IS NULL) OR (source = 'anomaly'::text))),
   constraint system_alerts_fingerprint_present CHECK ((fingerprint <> ''::text)),
   constraint system_alerts_in_order CHECK (((last_seen_at >= fired_at) AND (resolved_at >= fired_at))),
+  constraint system_alerts_mode_known CHECK ((mode = ANY (ARRAY['shadow'::text, 'live'::text]))),
+  constraint system_alerts_occurrence_count_with_fired_at CHECK ((occurrence_count >=
+CASE
+    WHEN (fired_at IS NULL) THEN 0
+    ELSE 1
+END)),
   constraint system_alerts_pkey PRIMARY KEY (alert_id),
+  constraint system_alerts_recent_firings_bounded CHECK ((cardinality(recent_firings) <= 20)),
+  constraint system_alerts_resolved_because_when_resolved CHECK (((resolved_because IS NULL) OR (resolved_at IS NOT NULL))),
   constraint system_alerts_severity_known CHECK ((severity = ANY (ARRAY['info'::text, 'warning'::text, 'critical'::text]))),
   constraint system_alerts_source_known CHECK ((source = ANY (ARRAY['rule'::text, 'anomaly'::text, 'job'::text, 'health'::text])))
 );
 alter table monitor.system_alerts enable row level security;
 CREATE INDEX system_alerts_anomaly_id_idx ON monitor.system_alerts USING btree (anomaly_id) WHERE (anomaly_id IS NOT NULL);
 CREATE UNIQUE INDEX system_alerts_fingerprint_open_idx ON monitor.system_alerts USING btree (fingerprint) WHERE (resolved_at IS NULL);
+CREATE INDEX system_alerts_fingerprint_resolved_at_idx ON monitor.system_alerts USING btree (fingerprint, resolved_at DESC);
+CREATE INDEX system_alerts_opens_incident_idx ON monitor.system_alerts USING btree (alert_id) WHERE ((labels ? 'pgvigil_incident'::text) AND (resolved_at IS NULL));
 CREATE INDEX system_alerts_resolved_at_idx ON monitor.system_alerts USING btree (resolved_at);
 create policy system_alerts_select_authenticated on monitor.system_alerts for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
 grant select on monitor.system_alerts to authenticated;
 grant delete, insert, select, update on monitor.system_alerts to service_role;
-comment on table monitor.system_alerts is 'An alert from firing to resolved.';
+comment on table monitor.system_alerts is 'An alert from pending to resolved. One that comes back within 10 minutes goes on in the same row.';
 comment on column monitor.system_alerts.fingerprint is 'What makes two firings the same alert.';
 comment on column monitor.system_alerts.anomaly_id is 'The anomaly it stands for. No foreign key: the anomaly keeps its id when it moves to the archive.';
+comment on column monitor.system_alerts.fired_at is 'When it last began to fire; null if it never has.';
 comment on column monitor.system_alerts.resolved_at is 'Null while it fires.';
+comment on column monitor.system_alerts.opened_at is 'When it was first seen, pending or firing.';
+comment on column monitor.system_alerts.active_at is 'Since when what it says has held without a break.';
+comment on column monitor.system_alerts.value is 'As in Prometheus'' JSON: 12.5, +Inf, NaN. Null where its source has none.';
+comment on column monitor.system_alerts.rule_id is 'The rule it is of. No foreign key: alerts outlive rules.';
+comment on column monitor.system_alerts.mode is 'shadow: recorded, and told to nobody.';
+comment on column monitor.system_alerts.no_data is 'Whether it stays only because nothing is known of what it is about.';
+comment on column monitor.system_alerts.occurrence_count is 'How often it began to fire.';
+comment on column monitor.system_alerts.recent_firings is 'When, within the last hour, at most the last 20: three of them are flapping.';
+comment on column monitor.system_alerts.ceased_at is 'Since when what it says has ceased to hold, of one that flaps: it resolves when that has lasted for 10 minutes.';
+comment on column monitor.system_alerts.resolved_because is 'In words. Null while it is open.';
+comment on column monitor.system_alerts.acknowledged_until is 'From then on it is live again.';
+comment on column monitor.system_alerts.live_again_at is 'When an acknowledgement last ran out: it is told again for that.';
+comment on column monitor.system_alerts.routed_at is 'When it was given to its routes; null: not yet, or they have changed since.';
+comment on column monitor.system_alerts.state is 'pending: it holds, but not for long enough. firing. resolved.';
+
+CREATE OR REPLACE FUNCTION monitor.acknowledge_alert(p_alert_id bigint, p_reason text, p_minutes double precision DEFAULT 240, p_now timestamp with time zone DEFAULT now())
+ RETURNS timestamp with time zone
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_until  timestamptz := p_now + make_interval(secs => p_minutes * 60);
+begin
+  perform monitor.require_admin('acknowledge an alert');
+  if p_reason is null or p_reason !~ '\S' or length(p_reason) > 2000 then
+    raise exception 'an acknowledgement needs a reason'
+      using errcode = 'invalid_parameter_value', hint = 'For who looks next: what is being done, in at most 2,000 characters.';
+  end if;
+  if p_minutes is null or not (p_minutes > 0 and p_minutes <= 10080) then
+    raise exception 'an acknowledgement lasts up to 10080 minutes, a week, got %', p_minutes
+      using errcode = 'invalid_parameter_value', hint = 'After that the alert is live again. To keep it quiet for longer, silence it.';
+  end if;
+  perform from monitor.alerting_state for update;
+  update monitor.system_alerts
+  set acknowledged_at = p_now, acknowledged_by = monitor.current_actor(), acknowledged_until = v_until, acknowledged_because = p_reason
+  where alert_id = p_alert_id and resolved_at is null and fired_at is not null;
+  if not found then
+    raise exception 'no alert % fires', p_alert_id
+      using errcode = 'no_data_found', hint = 'select alert_id, name, labels from monitor.system_alerts where state = ''firing'';';
+  end if;
+  -- PagerDuty is told when nobody need look at the group any more.
+  perform monitor.enqueue_notification(channel.channel, jsonb_build_object(
+    'type', 'alerts', 'group_key', alert_group.group_key, 'route', coalesce(route.name, ''), 'because', 'acknowledged',
+    'group_labels', alert_group.labels, 'common_labels', '{}'::jsonb, 'common_annotations', '{}'::jsonb,
+    'firing_count', members.alerts, 'resolved_count', 0, 'alerts', members.listed, 'acknowledged_by', monitor.current_actor()),
+    alert_group.group_id, p_now => p_now)
+  from monitor.alert_group_members as own
+  join monitor.alert_groups as alert_group using (group_id)
+  left join monitor.notification_routes as route using (route_id)
+  cross join lateral (
+    select count(*) as alerts, bool_and(is_acknowledged) as all_acknowledged,
+      jsonb_agg(listed order by place) filter (where place <= 50) as listed
+    from (
+      select alert.acknowledged_at is not null as is_acknowledged, monitor.describe_alert(alert, 'firing', '[]') as listed,
+        row_number() over (order by alert.alert_id) as place
+      from monitor.alert_group_members as membership
+      join monitor.system_alerts as alert using (alert_id)
+      where membership.group_id = own.group_id and alert.state = 'firing' and not membership.only_end
+    ) as member
+  ) as members
+  join monitor.notification_channels as channel on channel.kind = 'pagerduty' and channel.enabled
+    and channel.channel = any (coalesce(alert_group.channels, route.channels))
+  where own.alert_id = p_alert_id and members.all_acknowledged;
+  perform monitor.record_decisions(p_now);
+  perform monitor.wake_deliverer(p_now);
+  return v_until;
+end;
+$function$;
+grant execute on function monitor.acknowledge_alert(bigint,text,double precision,timestamp with time zone) to authenticated;
+grant execute on function monitor.acknowledge_alert(bigint,text,double precision,timestamp with time zone) to service_role;
+comment on function monitor.acknowledge_alert(bigint,text,double precision,timestamp with time zone) is 'Says that somebody looks after an alert: it is repeated to nobody until that runs out, 4 hours by default; then it is told again. Returns until when. Errors: 42501 for a user who is no admin, 22023 for no reason or a time out of range, P0002 if it does not fire.';
+
+CREATE OR REPLACE FUNCTION monitor.acknowledge_incident(p_incident_id bigint, p_now timestamp with time zone DEFAULT now())
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_incident  monitor.incidents;
+begin
+  perform monitor.require_admin('acknowledge an incident');
+  v_incident := monitor.lock_incident(p_incident_id);
+  if v_incident.resolved_at is not null then
+    raise exception 'incident % is resolved', p_incident_id
+      using errcode = 'invalid_parameter_value', hint = 'Open it again first: select monitor.set_incident_state(…, ''open'');';
+  end if;
+  if v_incident.acknowledged_at is null then
+    update monitor.incidents
+    set acknowledged_at = p_now, acknowledged_by = monitor.current_actor()
+    where incident_id = p_incident_id
+    returning * into v_incident;
+    perform monitor.write_incident_event(p_incident_id, 'acknowledged', 'Acknowledged.', p_now, v_incident.acknowledged_by, p_now);
+  end if;
+  return to_jsonb(v_incident);
+end;
+$function$;
+grant execute on function monitor.acknowledge_incident(bigint,timestamp with time zone) to authenticated;
+grant execute on function monitor.acknowledge_incident(bigint,timestamp with time zone) to service_role;
+comment on function monitor.acknowledge_incident(bigint,timestamp with time zone) is 'Says that somebody responds: the response deadline is met. Who was first stays. Returns its row. Errors: 42501 for a user who is no admin, P0002 for an unknown incident, 22023 for one that is resolved.';
+
+CREATE OR REPLACE FUNCTION monitor.add_incident_alert(p_incident_id bigint, p_alert_id bigint, p_actor text, p_now timestamp with time zone)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  c_alerts constant integer := 1000;
+  v_alert  monitor.system_alerts;
+begin
+  select * into v_alert from monitor.system_alerts where alert_id = p_alert_id;
+  if not found then
+    raise exception 'no such alert: %', p_alert_id
+      using errcode = 'no_data_found', hint = 'Alerts are the rows of monitor.system_alerts.';
+  end if;
+  if (select count(*) from monitor.incident_alerts where incident_id = p_incident_id) >= c_alerts then
+    raise exception 'an incident may have % alerts', c_alerts
+      using errcode = 'program_limit_exceeded', hint = 'Link those that tell something new.';
+  end if;
+  insert into monitor.incident_alerts (incident_id, alert_id, occurrence_count)
+  values (p_incident_id, p_alert_id, v_alert.occurrence_count)
+  on conflict do nothing;
+  if not found then
+    return false;
+  end if;
+  if v_alert.fired_at is not null then
+    perform monitor.write_incident_event(
+      p_incident_id, 'alert', format('Alert %s (%s) fired.', p_alert_id, v_alert.name), v_alert.fired_at, 'pgvigil', p_now,
+      format('alert:%s:fired:%s', p_alert_id, v_alert.occurrence_count));
+  end if;
+  perform monitor.write_incident_event(
+    p_incident_id, 'alert', format('Alert %s (%s) was linked%s.', p_alert_id, v_alert.name,
+      case v_alert.state when 'pending' then ', which does not fire yet' when 'resolved' then ', which is over' else '' end),
+    p_now, p_actor, p_now);
+  return true;
+end;
+$function$;
+grant execute on function monitor.add_incident_alert(bigint,bigint,text,timestamp with time zone) to service_role;
+comment on function monitor.add_incident_alert(bigint,bigint,text,timestamp with time zone) is 'Links an alert. Returns whether it was not linked before. Errors: P0002 for an unknown alert, 54000 beyond 1,000.';
+
+CREATE OR REPLACE FUNCTION monitor.add_incident_anomaly(p_incident_id bigint, p_anomaly_id bigint, p_actor text, p_now timestamp with time zone)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  c_anomalies constant integer := 100;
+  v_metric  text;
+begin
+  select series.metric into v_metric
+  from (
+    select series_id from monitor.anomaly_detections where anomaly_id = p_anomaly_id
+    union all
+    select series_id from monitor.anomaly_detections_archive where anomaly_id = p_anomaly_id
+  ) as anomaly
+  join monitor.metric_series as series using (series_id);
+  if not found then
+    raise exception 'no such anomaly: %', p_anomaly_id
+      using errcode = 'no_data_found', hint = 'Anomalies are the rows of monitor.anomaly_detections and of its archive.';
+  end if;
+  if (select count(*) from monitor.incident_anomalies where incident_id = p_incident_id) >= c_anomalies then
+    raise exception 'an incident may have % anomalies', c_anomalies
+      using errcode = 'program_limit_exceeded', hint = 'Link those that tell something new: the samples of each are copied.';
+  end if;
+  insert into monitor.incident_anomalies (incident_id, anomaly_id) values (p_incident_id, p_anomaly_id) on conflict do nothing;
+  if not found then
+    return null;
+  end if;
+  perform monitor.write_incident_event(
+    p_incident_id, 'anomaly', format('Anomaly %s of %s was linked.', p_anomaly_id, v_metric), p_now, p_actor, p_now);
+  return monitor.copy_incident_evidence(p_incident_id, p_anomaly_id, p_now);
+end;
+$function$;
+grant execute on function monitor.add_incident_anomaly(bigint,bigint,text,timestamp with time zone) to service_role;
+comment on function monitor.add_incident_anomaly(bigint,bigint,text,timestamp with time zone) is 'Links an anomaly and copies its samples. Returns how many; null if it was linked before. Errors: P0002 for an unknown anomaly, 54000 beyond 100.';
+
+CREATE OR REPLACE FUNCTION monitor.advance_alerts(p_components jsonb, p_now timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_before  timestamptz;
+  v_now     timestamptz;
+  v_counts  jsonb;
+begin
+  select advanced_at into v_before from monitor.alerting_state for update;
+  -- Time does not run backwards for a moment's difference; it does when a clock that was far ahead has been put right.
+  v_now := case when v_before > p_now + interval '10 minutes' then p_now else greatest(p_now, v_before) end;
+  update monitor.alerting_state
+  set advanced_at = v_now, evaluation_count = evaluation_count + (v_before is distinct from v_now)::integer;
+  if v_now - v_before > interval '10 minutes' then
+    update monitor.alerting_state set gap_began_at = v_before, gap_ended_at = v_now;
+  end if;
+  if v_now - v_before > interval '3 minutes' then
+    -- What was pending before a gap may have ended within it: only what was seen to hold counts.
+    update monitor.system_alerts set active_at = v_now where state = 'pending' and source in ('job', 'health');
+  end if;
+  v_counts := monitor.sync_alerts(p_components, v_now);
+  perform monitor.write_heartbeats(v_now);
+  return v_counts || monitor.flush_alerts(v_now);
+end;
+$function$;
+grant execute on function monitor.advance_alerts(jsonb,timestamp with time zone) to service_role;
+comment on function monitor.advance_alerts(jsonb,timestamp with time zone) is 'One evaluation of all alerts: what holds, what has ended, who is told, all in the transaction of the caller. Components are those of health, null when they are not known. Of two at once, the second one finds what the first has done. Returns {opened, reopened, held, resolved, told, incidents}.';
+
+CREATE OR REPLACE FUNCTION monitor.advance_incidents(p_now timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  c_openings  constant integer := 100;  -- of each, a call; what is left follows with the next
+  c_evidence  constant integer := 20;
+  c_samples   constant interval := interval '2 hours 5 minutes'; -- around a start or an end, and 5 minutes for those that come late
+  c_failures  constant integer := 10;
+  c_aftermath constant interval := interval '3 days'; -- in which alerts end and mails bounce after the resolution
+  c_astray    constant interval := interval '26 hours'; -- more than any target
+  v_asking     bigint[];
+  v_muted      bigint[];
+  v_id         bigint;
+  v_link       record;
+  v_incident   monitor.incidents;
+  v_done       jsonb;
+  v_opened     integer := 0;
+  v_linked     integer := 0;
+  v_escalated  integer := 0;
+  v_told       integer := 0;
+  v_events     integer := 0;
+  v_failures   jsonb := '[]';
+begin
+  if p_now is null then
+    raise exception 'p_now must be a time' using errcode = 'invalid_parameter_value', hint = 'That of the evaluation.';
+  end if;
+
+  -- Alerts that ask for an incident and belong to none that knows this firing of them.
+  v_asking := array(
+    select alert.alert_id
+    from monitor.system_alerts as alert
+    where alert.labels ? 'pgvigil_incident' and alert.resolved_at is null
+      and alert.fired_at is not null and alert.mode = 'live' and alert.labels ->> 'pgvigil_incident' in ('P0', 'P1', 'P2', 'P3')
+      and not exists (
+        select from monitor.incident_alerts as link
+        join monitor.incidents as incident using (incident_id)
+        where link.alert_id = alert.alert_id
+          and (incident.resolved_at is null or link.occurrence_count >= alert.occurrence_count)));
+  if v_asking <> '{}' then
+    -- What is silenced, in maintenance or inhibited is not told, so it wakes nobody in this way either.
+    v_muted := array(
+      select mute.alert_id from monitor.settings cross join lateral monitor.list_mutes(p_now, settings.time_zone) as mute);
+    for v_id in
+      select alert.alert_id
+      from monitor.system_alerts as alert
+      where alert.alert_id = any (v_asking)
+        and not exists (select from unnest(v_muted) as muted (alert_id) where muted.alert_id = alert.alert_id)
+      order by alert.labels ->> 'pgvigil_incident', alert.fired_at, alert.alert_id
+      limit c_openings
+    loop
+      begin
+        v_done := monitor.open_incident_of_alert(v_id, p_now);
+        v_opened := v_opened + coalesce((v_done ->> 'opened')::integer, 0);
+        v_linked := v_linked + coalesce((v_done ->> 'linked')::integer, 0);
+        v_told := v_told + coalesce((v_done ->> 'told')::integer, 0);
+      exception when others then -- one that fails must not keep the others, or the evaluation, from their turn
+        v_failures := v_failures || jsonb_build_object('alert_id', v_id, 'error', left(sqlstate || ': ' || sqlerrm, 300));
+      end;
+    end loop;
+  end if;
+
+  -- What was told by a clock that stood far ahead does not keep the next time away.
+  update monitor.incidents
+  set response_escalated_at = case when response_escalated_at <= p_now then response_escalated_at end,
+      update_escalated_at = case when update_escalated_at <= p_now then update_escalated_at end
+  where incident_id in (
+    select incident_id from monitor.incidents
+    where resolved_at is null and greatest(response_escalated_at, update_escalated_at) > p_now + c_astray
+    for no key update skip locked);
+
+  for v_incident in
+    select incident.*
+    from monitor.incidents as incident
+    where incident.resolved_at is null
+      and (monitor.response_enforced_at(incident) <= p_now or monitor.update_enforced_at(incident) <= p_now)
+    order by incident.severity, incident.incident_id
+    limit c_openings
+    for no key update skip locked -- one that somebody is working on is looked at the next time
+  loop
+    begin
+      v_told := v_told + monitor.escalate_incident(v_incident, p_now);
+      v_escalated := v_escalated + 1;
+    exception when others then
+      v_failures := v_failures || jsonb_build_object('incident_id', v_incident.incident_id, 'error', left(sqlstate || ': ' || sqlerrm, 300));
+    end;
+  end loop;
+
+  v_asking := array(select incident_id from monitor.incidents where resolved_at is null or resolved_at > p_now - c_aftermath);
+  if v_asking <> '{}' then
+    begin
+      v_events := monitor.record_incident_events(v_asking, p_now);
+    exception when others then
+      v_failures := v_failures || jsonb_build_object('error', left(sqlstate || ': ' || sqlerrm, 300));
+    end;
+    -- The two hours after a start or an end had not happened yet when it was linked.
+    for v_link in
+      select link.incident_id, link.anomaly_id
+      from monitor.incident_anomalies as link
+      join (
+        select anomaly_id, started_at, ended_at from monitor.anomaly_detections
+        union all
+        select anomaly_id, started_at, ended_at from monitor.anomaly_detections_archive
+      ) as anomaly using (anomaly_id)
+      cross join lateral unnest(array[anomaly.started_at, anomaly.ended_at]) as end_at
+      where link.incident_id = any (v_asking) and end_at + c_samples <= p_now
+        and (link.evidence_copied_at is null or link.evidence_copied_at < end_at + c_samples)
+      group by link.incident_id, link.anomaly_id
+      order by link.incident_id, link.anomaly_id
+      limit c_evidence
+    loop
+      begin
+        perform from monitor.incidents where incident_id = v_link.incident_id for no key update skip locked;
+        if found then
+          perform monitor.copy_incident_evidence(v_link.incident_id, v_link.anomaly_id, p_now);
+        end if;
+      exception when others then
+        v_failures := v_failures || jsonb_build_object(
+          'incident_id', v_link.incident_id, 'error', left(sqlstate || ': ' || sqlerrm, 300));
+      end;
+    end loop;
+  end if;
+  return jsonb_build_object(
+    'opened', v_opened, 'linked', v_linked, 'escalated', v_escalated, 'told', v_told, 'events', v_events,
+    'failed', jsonb_array_length(v_failures),
+    'failures', (
+      select coalesce(jsonb_agg(failure order by place), '[]')
+      from jsonb_array_elements(v_failures) with ordinality as item (failure, place)
+      where place <= c_failures));
+end;
+$function$;
+grant execute on function monitor.advance_incidents(timestamp with time zone) to service_role;
+comment on function monitor.advance_incidents(timestamp with time zone) is 'What happens to incidents by itself, as of p_now: opens those that labels of firing live alerts ask for, unless these are muted; escalates those of which a deadline was missed; writes timelines; copies evidence. Called within each evaluation and each telling of alerts; a repeat with the same or an earlier time changes nothing. At most 100 of each a call, the worst first. Returns {opened, linked, escalated, told: messages written, events, failed, failures: [{alert_id or incident_id, error}], the first 10}; one that fails is tried again the next time. Errors: 22023 without a time.';
+
+CREATE OR REPLACE FUNCTION monitor.apply_mail_event(p_event monitor.mail_events, p_now timestamp with time zone)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_channel        text;
+  v_undeliverable  jsonb;
+begin
+  -- What bounced after it was delivered has bounced; that it is delivered late does not undo that.
+  with touched as (
+    update monitor.notifications
+    set state = case
+          when p_event.kind in ('bounced', 'failed') then 'bounced'
+          when p_event.kind = 'complained' then 'complained'
+          when p_event.kind = 'delivered' and state = 'sent' then 'delivered'
+          else state end,
+        delivered_at = case when p_event.kind in ('delivered', 'complained')
+          then coalesce(delivered_at, greatest(sent_at, p_event.occurred_at)) else delivered_at end,
+        last_error = case when p_event.kind in ('bounced', 'failed', 'complained', 'delayed')
+          then coalesce(p_event.reason, p_event.kind) else last_error end
+    where provider_id = p_event.provider_id and sent_at is not null
+    returning channel
+  )
+  select min(channel) into v_channel from touched;
+  if v_channel is null then
+    return false;
+  end if;
+
+  if p_event.kind in ('bounced', 'failed', 'complained') then
+    update monitor.notification_channels
+    set undeliverable = undeliverable || (
+          select coalesce(jsonb_object_agg(
+            address, jsonb_build_object('at', p_event.occurred_at, 'reason', coalesce(p_event.reason, p_event.kind))), '{}')
+          from unnest(p_event.recipients) as address
+          where config -> 'to' @> to_jsonb(address)),
+        failing_since = coalesce(failing_since, p_now),
+        last_error = p_event.kind || coalesce(': ' || p_event.reason, '')
+    where channel = v_channel;
+  elsif p_event.kind = 'delivered' then
+    -- Reports come in any order: one of before an address bounced says nothing of it.
+    select undeliverable - array(
+      select address from jsonb_each(undeliverable) as kept (address, report)
+      where address = any (p_event.recipients) and (report ->> 'at')::timestamptz <= p_event.occurred_at)
+    into v_undeliverable
+    from monitor.notification_channels
+    where channel = v_channel and undeliverable ?| p_event.recipients
+    for update;
+    update monitor.notification_channels
+    set undeliverable = v_undeliverable,
+        failing_since = case when v_undeliverable = '{}' and consecutive_failures = 0 then null else failing_since end,
+        last_error = case when v_undeliverable = '{}' and consecutive_failures = 0 then null else last_error end
+    where channel = v_channel and undeliverable <> v_undeliverable;
+  end if;
+  update monitor.mail_events set applied_at = p_now where event_id = p_event.event_id;
+  return true;
+end;
+$function$;
+grant execute on function monitor.apply_mail_event(monitor.mail_events,timestamp with time zone) to service_role;
+comment on function monitor.apply_mail_event(monitor.mail_events,timestamp with time zone) is 'Puts a delivery report to its mail, and to the channel whose recipients it names. False if no such mail was sent yet.';
+
+CREATE OR REPLACE FUNCTION monitor.assign_commander(p_incident_id bigint, p_commander text, p_now timestamp with time zone DEFAULT now())
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_before    monitor.incidents;
+  v_incident  monitor.incidents;
+  v_name      text := monitor.check_incident_text('p_commander', regexp_replace(p_commander, '[[:cntrl:][:space:]]+', ' ', 'g'), 200);
+begin
+  perform monitor.require_admin('assign a commander');
+  v_before := monitor.lock_incident(p_incident_id);
+  update monitor.incidents set commander = v_name where incident_id = p_incident_id returning * into v_incident;
+  if v_before.commander is distinct from v_name then
+    perform monitor.write_incident_event(
+      p_incident_id, 'commander', case when v_name is null then format('%s leads no more.', v_before.commander)
+        else format('Led by %s%s.', v_name, coalesce(' instead of ' || v_before.commander, '')) end,
+      p_now, monitor.current_actor(), p_now);
+  end if;
+  return to_jsonb(v_incident);
+end;
+$function$;
+grant execute on function monitor.assign_commander(bigint,text,timestamp with time zone) to authenticated;
+grant execute on function monitor.assign_commander(bigint,text,timestamp with time zone) to service_role;
+comment on function monitor.assign_commander(bigint,text,timestamp with time zone) is 'Says who leads, by name; null: nobody. Returns its row. Errors: 42501 for a user who is no admin, P0002 for an unknown incident, 22023 for a name beyond 200 characters.';
 
 CREATE OR REPLACE FUNCTION monitor.bounded_page(p_limit integer, p_from timestamp with time zone, p_until timestamp with time zone)
  RETURNS integer
@@ -1003,6 +1888,21 @@ $function$;
 grant execute on function monitor.bounded_page(integer,timestamp with time zone,timestamp with time zone) to authenticated;
 grant execute on function monitor.bounded_page(integer,timestamp with time zone,timestamp with time zone) to service_role;
 comment on function monitor.bounded_page(integer,timestamp with time zone,timestamp with time zone) is 'How many series a page over this range may hold so that it is read well within the 8 s of a statement. A limit out of range is handed on for monitor.match_series to refuse.';
+
+CREATE OR REPLACE FUNCTION monitor.channel_secret(p_channel text)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+begin
+  return (select decrypted_secret from vault.decrypted_secrets where name = 'pgvigil_channel_' || p_channel);
+exception when invalid_schema_name or undefined_table then
+  return null; -- without Vault there is no secret; whoever needs one is refused for that
+end;
+$function$;
+grant execute on function monitor.channel_secret(text) to service_role;
+comment on function monitor.channel_secret(text) is 'What Vault keeps for a channel, null if nothing. For service_role alone.';
 
 CREATE OR REPLACE FUNCTION monitor.check_access_token(p_token_hash text, p_now timestamp with time zone DEFAULT now())
  RETURNS jsonb
@@ -1040,6 +1940,112 @@ end;
 $function$;
 grant execute on function monitor.check_access_token(text,timestamp with time zone) to service_role;
 comment on function monitor.check_access_token(text,timestamp with time zone) is 'Whose the token of this SHA-256 (hexadecimal) is: {token_id, name, scopes, expires_at (ms since 1970, null: never)}, or null when there is none, or it has expired or been revoked. Notes its use, at most once a minute. Errors: 22023 for what is no hash.';
+
+CREATE OR REPLACE FUNCTION monitor.check_channels(p_channels text[])
+ RETURNS text[]
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+AS $function$
+declare
+  v_channels  text[];
+  v_unknown   text;
+begin
+  if p_channels is null then
+    return null;
+  end if;
+  select array_agg(distinct listed.channel), string_agg(coalesce(listed.channel, 'null'), ', ') filter (where known.channel is null)
+  into v_channels, v_unknown
+  from unnest(p_channels) as listed (channel)
+  left join monitor.notification_channels as known on known.channel = listed.channel and known.enabled and known.kind <> 'heartbeat';
+  if v_unknown is not null or v_channels is null or cardinality(v_channels) > 20 then
+    raise exception '%', case
+        when v_unknown is not null then 'no such channel, or it is switched off: ' || v_unknown
+        when v_channels is null then 'no channel is listed' else 'more than 20 channels are listed' end
+      using errcode = 'invalid_parameter_value',
+            hint = 'Channels are the rows of monitor.notification_channels; a heartbeat takes no messages. Left out, they are the usual ones.';
+  end if;
+  return v_channels;
+end;
+$function$;
+grant execute on function monitor.check_channels(text[]) to service_role;
+comment on function monitor.check_channels(text[]) is 'The channels, each once; null for null. Errors: 22023 for none, more than 20, or one that is unknown, switched off or a heartbeat.';
+
+CREATE OR REPLACE FUNCTION monitor.check_components(p_components text[])
+ RETURNS text[]
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO ''
+AS $function$
+declare
+  v_components  text[];
+begin
+  select coalesce(array_agg(listed.name order by listed.place), '{}') into v_components
+  from (
+    select btrim(regexp_replace(component, '[[:cntrl:][:space:]]+', ' ', 'g')) as name, min(place) as place
+    from unnest(p_components) with ordinality as item (component, place)
+    group by 1
+  ) as listed
+  where listed.name <> '';
+  if cardinality(v_components) > 50 or exists (select from unnest(v_components) as name where length(name) > 200) then
+    raise exception 'there may be 50 affected components of 200 characters'
+      using errcode = 'invalid_parameter_value', hint = 'Name what they have in common.';
+  end if;
+  return v_components;
+end;
+$function$;
+grant execute on function monitor.check_components(text[]) to service_role;
+comment on function monitor.check_components(text[]) is 'Names without blanks around them, each once, blank ones left out. Errors: 22023 for more than 50, or one beyond 200 characters.';
+
+CREATE OR REPLACE FUNCTION monitor.check_incident_text(p_what text, p_text text, p_limit integer)
+ RETURNS text
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO ''
+AS $function$
+declare
+  v_text  text := nullif(btrim(p_text, E' \t\r\n'), '');
+begin
+  if length(v_text) > p_limit then
+    raise exception '% must have at most % characters, got %', p_what, p_limit, length(v_text)
+      using errcode = 'invalid_parameter_value', hint = 'Put what is longer elsewhere, and its address here.';
+  end if;
+  return v_text;
+end;
+$function$;
+grant execute on function monitor.check_incident_text(text,text,integer) to service_role;
+comment on function monitor.check_incident_text(text,text,integer) is 'A text without blanks around it, null for a blank one. Errors: 22023 if it is longer than p_limit characters.';
+
+CREATE OR REPLACE FUNCTION monitor.check_label_matchers(p_matchers jsonb)
+ RETURNS void
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO ''
+AS $function$
+declare
+  v_matcher  jsonb;
+begin
+  if p_matchers is null or jsonb_typeof(p_matchers) <> 'array' or jsonb_array_length(p_matchers) > 50
+    or octet_length(p_matchers::text) > 8192 then
+    raise exception 'matchers must be an array of at most 50, within 8 KiB'
+      using errcode = 'invalid_parameter_value', hint = 'For example [{"name": "severity", "op": "=", "value": "critical"}].';
+  end if;
+  for v_matcher in select * from jsonb_array_elements(p_matchers) loop
+    if jsonb_typeof(v_matcher) <> 'object'
+      or coalesce(v_matcher ->> 'name', '') !~ '^[a-zA-Z_][a-zA-Z0-9_]*$'
+      or coalesce(v_matcher ->> 'op', '') not in ('=', '!=', '=~', '!~')
+      or jsonb_typeof(v_matcher -> 'value') is distinct from 'string'
+      or v_matcher - '{name,op,value}'::text[] <> '{}' then
+      raise exception 'not a matcher: %', left(v_matcher::text, 200)
+        using errcode = 'invalid_parameter_value',
+              hint = 'A matcher is {"name": label, "op": "=", "!=", "=~" or "!~", "value": text}.';
+    end if;
+    perform monitor.satisfies_matchers('', '{}', jsonb_build_array(v_matcher)); -- a pattern that is none would stop every run that meets it
+  end loop;
+end;
+$function$;
+grant execute on function monitor.check_label_matchers(jsonb) to service_role;
+comment on function monitor.check_label_matchers(jsonb) is 'Refuses what are no matchers on the labels of alerts. Errors: 22023 for malformed ones, 2201B for a pattern that is none.';
 
 CREATE OR REPLACE FUNCTION monitor.check_matchers(p_matchers jsonb)
  RETURNS void
@@ -1243,8 +2249,10 @@ begin
       || case when status = 'failed' then coalesce('; the last run was ' || v_run.state || coalesce(' (' || v_run.reason || ')', ''), '') else '' end;
     fix := case
       when status = 'ok' then null
-      when v_run.reason ~ '^HTTP 50[03]' then 'Is the schema exposed? Project settings → Data API → Exposed schemas: add monitor. '
+      when v_run.reason ~ '^HTTP 503' then 'Is the schema exposed? Project settings → Data API → Exposed schemas: add monitor. '
         || 'Else the log of the function tells.'
+      when v_run.reason ~ '^HTTP 40[13]' then 'The key is refused: see "key accepted" above.'
+      when v_run.reason ~ '^HTTP 500|^[0-9A-Z]{5}: |timed out' then 'The log of the function tells, and result and reason of its row in monitor.job_runs.'
       when v_job.is_function then format(
         'Is it deployed? supabase functions deploy %1$s --use-api. Then: select monitor.invoke_function(%1$L); and look at monitor.job_runs.', v_job.job)
       else format('select monitor.%I();', replace(v_job.job, '-', '_')) end;
@@ -1265,7 +2273,8 @@ begin
     from pg_catalog.pg_proc
     where pronamespace = 'monitor'::regnamespace
       and (proname in ('start_job', 'finish_job', 'plan_collection', 'record_collection', 'read_detection_page',
-          'record_detections', 'list_retention_steps', 'run_retention_step', 'read_health')
+          'record_detections', 'list_retention_steps', 'run_retention_step', 'read_health', 'plan_evaluation', 'record_evaluation',
+          'flush_alerts', 'lease_notifications', 'record_deliveries', 'wake_deliverer', 'record_mail_event')
         or proname in (select collector from monitor.metric_collectors))
       and not has_function_privilege('service_role', oid, 'execute')
     union all
@@ -1274,6 +2283,25 @@ begin
   ) as broken;
   status := case when v_text is null then 'ok' else 'failed' end;
   detail := coalesce(v_text, 'service_role works here, anon has no access');
+  return next;
+
+  requirement := 'somebody is told';
+  select case
+      when not notifications_enabled then 'sending is switched off'
+      when not exists (select from monitor.notification_channels where enabled and kind <> 'heartbeat') then 'there is no channel'
+      when not exists (
+          select from monitor.notification_routes as route
+          join monitor.notification_channels as channel on channel.channel = any (route.channels) and channel.enabled)
+        then 'there is no route' end
+  into v_text
+  from monitor.settings;
+  status := case when v_text is null then 'ok' else 'failed' end;
+  detail := coalesce(v_text, 'alerts have a route and a channel');
+  fix := case v_text
+    when 'sending is switched off' then 'update monitor.settings set notifications_enabled = true;'
+    when 'there is no channel' then 'select monitor.save_channel(''ops'', ''email'', ''{"to": ["you@example.com"]}'');'
+    when 'there is no route' then format('select monitor.save_route(''all'', array[%L]);', (
+      select channel from monitor.notification_channels where enabled and kind <> 'heartbeat' order by channel limit 1)) end;
   return next;
 
   requirement := 'days ahead';
@@ -1297,6 +2325,48 @@ end;
 $function$;
 grant execute on function monitor.check_setup(timestamp with time zone) to service_role;
 comment on function monitor.check_setup(timestamp with time zone) is 'One row a requirement of a working setup: requirement, status (ok, failed, unknown), detail, and the exact fix when it is not ok. Shows no secret.';
+
+CREATE OR REPLACE FUNCTION monitor.choose_channels(p_channels text[], p_level integer)
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  with usable as (
+    select channel, failing_since is null as delivers
+    from monitor.notification_channels
+    where enabled and kind in ('email', 'slack', 'pagerduty', 'webhook')
+  ), step as (
+    select 0 as place, listed.channel from unnest(p_channels) as listed (channel)
+    union all
+    select 1 + p_level - level.level, listed.channel
+    from monitor.escalation_levels as level
+    cross join lateral unnest(level.channels) as listed (channel)
+    where level.level <= p_level
+    union all
+    select 10, usable.channel from usable
+  ), found as (
+    select step.place, step.channel, usable.delivers from step join usable using (channel)
+  ), reach as (
+    -- Down to where somebody is known to be reached; what does not deliver is tried all the same.
+    select coalesce(min(place) filter (where delivers), max(place)) as place, bool_or(delivers) as delivers from found
+  )
+  select jsonb_build_object(
+    'channels', coalesce((select jsonb_agg(distinct found.channel) from found where found.place <= reach.place), '[]'),
+    'remark', case
+      when reach.place is null then 'there is no channel that is switched on'
+      when reach.place = case when p_channels is null then 1 else 0 end then null
+      else format('%s has no channel that works: %s',
+        case when p_channels is null then format('level %s', p_level) else 'what was chosen' end,
+        case
+          when not reach.delivers then 'all are tried, and none delivers at present'
+          when reach.place = 10 then 'all channels are told'
+          else format('level %s is told', 1 + p_level - reach.place) end)
+    end)
+  from reach;
+$function$;
+grant execute on function monitor.choose_channels(text[],integer) to service_role;
+comment on function monitor.choose_channels(text[],integer) is 'By which channels to tell something that is meant for these (null: for those of the level): {channels, remark}. As long as none of them is switched on and delivers, those of the nearest lower level are added, and at last all. The remark says so.';
 
 CREATE OR REPLACE FUNCTION monitor.cleanup_detection_labels(p_entity text, retention_days integer, p_now timestamp with time zone DEFAULT now(), p_dry_run boolean DEFAULT false, p_limit integer DEFAULT 5000)
  RETURNS jsonb
@@ -1455,6 +2525,96 @@ end;
 $function$;
 grant execute on function monitor.cleanup_evidence(timestamp with time zone,boolean,integer) to service_role;
 comment on function monitor.cleanup_evidence(timestamp with time zone,boolean,integer) is 'Completes the evidence of anomalies that began or ended lately (counts.copied, which does not make it done) and deletes evidence whose owner is gone, at most p_limit samples, oldest first. Returns as monitor.retention_result.';
+
+CREATE OR REPLACE FUNCTION monitor.cleanup_notifications(p_entity text, retention_days integer, p_now timestamp with time zone DEFAULT now(), p_dry_run boolean DEFAULT false, p_limit integer DEFAULT 5000)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_started_at  timestamptz := clock_timestamp();
+  v_cutoff      timestamptz := monitor.retention_cutoff(retention_days, p_now);
+  v_due         integer;
+  v_held         integer := 0;
+  v_by_incident  integer := 0;
+  v_deleted     integer;
+  v_oldest      timestamptz;
+begin
+  perform monitor.check_retention_limit(p_limit);
+  -- One static statement an entity: nothing here is put together from strings.
+  if p_entity = 'notifications' then
+    -- What a channel knows of an open alert or incident is known from its messages.
+    select
+      count(*) filter (where not of_alert and not of_incident),
+      count(*) filter (where of_alert),
+      count(*) filter (where of_incident and not of_alert),
+      min(created_at) filter (where of_alert or of_incident)
+    into v_due, v_held, v_by_incident, v_oldest
+    from (
+      select
+        created_at,
+        exists (
+          select from monitor.notification_alerts as told
+          join monitor.system_alerts as alert using (alert_id)
+          where told.notification_id = notification.notification_id and alert.resolved_at is null) as of_alert,
+        exists (
+          select from monitor.incidents as incident
+          where incident.incident_id = notification.incident_id and incident.resolved_at is null) as of_incident
+      from monitor.notifications as notification
+      where created_at < v_cutoff and state <> 'pending'
+    ) as old;
+    if not p_dry_run then
+      delete from monitor.notifications where notification_id in (
+        select notification_id from monitor.notifications as notification
+        where created_at < v_cutoff and state <> 'pending' and not exists (
+          select from monitor.notification_alerts as told
+          join monitor.system_alerts as alert using (alert_id)
+          where told.notification_id = notification.notification_id and alert.resolved_at is null
+        ) and not exists (
+          select from monitor.incidents as incident
+          where incident.incident_id = notification.incident_id and incident.resolved_at is null)
+        order by created_at limit p_limit for update skip locked);
+      get diagnostics v_deleted = row_count;
+    end if;
+    select least(v_oldest, min(created_at)) into v_oldest
+    from monitor.notifications
+    where not p_dry_run or created_at >= v_cutoff or state = 'pending';
+  elsif p_entity = 'mail_events' then
+    select count(*) into v_due from monitor.mail_events where occurred_at < v_cutoff;
+    if not p_dry_run then
+      delete from monitor.mail_events where event_id in (
+        select event_id from monitor.mail_events where occurred_at < v_cutoff
+        order by occurred_at limit p_limit for update skip locked);
+      get diagnostics v_deleted = row_count;
+    end if;
+    select min(occurred_at) into v_oldest from monitor.mail_events where not p_dry_run or occurred_at >= v_cutoff;
+  elsif p_entity = 'silences' then
+    select count(*) into v_due from monitor.silences where ends_at < v_cutoff;
+    if not p_dry_run then
+      delete from monitor.silences where silence_id in (
+        select silence_id from monitor.silences where ends_at < v_cutoff
+        order by ends_at limit p_limit for update skip locked);
+      get diagnostics v_deleted = row_count;
+    end if;
+    select min(ends_at) into v_oldest from monitor.silences where not p_dry_run or ends_at >= v_cutoff;
+  else
+    raise exception 'no clean-up is written for %', p_entity
+      using errcode = 'invalid_parameter_value', hint = 'See monitor.retention_policies.';
+  end if;
+
+  if p_dry_run then
+    v_deleted := v_due;
+  end if;
+  return monitor.retention_result(
+    p_entity, jsonb_build_object('deleted', v_deleted),
+    case when p_entity = 'notifications' then jsonb_build_object('held_by_alert', v_held, 'held_by_incident', v_by_incident) else '{}' end,
+    -- Fewer than there was room for: the others were locked.
+    case when p_dry_run then 0 else greatest(least(v_due, p_limit) - v_deleted, 0) end,
+    v_oldest, not p_dry_run and v_deleted > 0 and v_due > v_deleted, v_started_at);
+end;
+$function$;
+grant execute on function monitor.cleanup_notifications(text,integer,timestamp with time zone,boolean,integer) to service_role;
+comment on function monitor.cleanup_notifications(text,integer,timestamp with time zone,boolean,integer) is 'Deletes messages, delivery reports or silences that were made or over more than retention_days ago, at most p_limit a call, oldest first. Messages that are to be sent, or told of an alert or incident that is open, stay. Returns as monitor.retention_result. Errors: 22023 for another entity or an argument out of range.';
 
 CREATE OR REPLACE FUNCTION monitor.cleanup_old_alerts(retention_days integer DEFAULT 90, p_now timestamp with time zone DEFAULT now(), p_dry_run boolean DEFAULT false, p_limit integer DEFAULT 5000)
  RETURNS jsonb
@@ -1739,11 +2899,11 @@ begin
       array_agg(known.day order by known.day) filter (where known.state = 'chunks') as days
     from (
       select distinct date_trunc('week', day::timestamp)::date as first_day,
-        to_regclass('monitor.metric_chunks_' || to_char(day, 'IYYY"w"IW')) as partition
+        'metric_chunks_' || to_char(day, 'IYYY"w"IW') as partition
       from monitor.sample_days where state <> 'dropped'
     ) as week
     join monitor.sample_days as known on known.day >= week.first_day and known.day < week.first_day + 7
-    where week.partition is not null and known.state <> 'dropped'
+    where to_regclass('monitor.' || week.partition) is not null and known.state <> 'dropped'
     group by week.first_day, week.partition
     having bool_or(known.state = 'chunks') or week.first_day + 7 <= v_cutoff
     order by week.first_day
@@ -1791,14 +2951,15 @@ begin
           continue;
         end if;
       end if;
-      v_excess := v_excess - pg_total_relation_size(v_week.partition);
+      -- Nothing is freed by one that another drops meanwhile.
+      v_excess := v_excess - coalesce(pg_total_relation_size(to_regclass('monitor.' || v_week.partition)), 0);
       if not p_dry_run then
         select coalesce(sum(sample_count), 0) into v_found
         from monitor.metric_chunks where day >= v_week.first_day and day < v_week.first_day + 7;
         delete from monitor.chunk_times where day = any (v_week.days);
         update monitor.sample_days set state = 'dropped', state_since = p_now where day = any (v_week.days);
         -- Last, because from here on nobody else reaches the table.
-        execute format(case when v_is_whole then 'drop table %s' else 'truncate table %s' end, v_week.partition);
+        execute format(case when v_is_whole then 'drop table monitor.%I' else 'truncate table monitor.%I' end, v_week.partition);
       end if;
       v_weeks := v_weeks + 1;
       v_samples := v_samples + v_found;
@@ -1809,10 +2970,15 @@ begin
         v_detail := format('over the budget of %s MB: samples before %s were dropped before their time',
           p_keep_megabytes, v_week.days[cardinality(v_week.days)] + 1);
       end if;
-    exception when lock_not_available or deadlock_detected then
-      v_contended := v_contended + 1;
-      v_detail := 'others are using the table; the next run will try again';
-      exit; -- whoever reads the table now will still do so for the next week
+    exception
+      when lock_not_available or deadlock_detected then
+        v_contended := v_contended + 1;
+        v_detail := 'others are using the table; the next run will try again';
+        exit; -- whoever reads the table now will still do so for the next week
+      when undefined_table then
+        v_contended := v_contended + 1;
+        v_detail := 'another one is dropping weeks; the next run will go on';
+        exit; -- what he frees is not known, and no younger week must go in its place
     end;
   end loop;
 
@@ -1850,7 +3016,7 @@ declare
 begin
   perform monitor.check_retention_limit(p_limit);
   for v_month in
-    select child.oid::regclass as partition, to_date(right(child.relname, 6), 'YYYYMM') as first_day
+    select child.relname as partition, to_date(right(child.relname, 6), 'YYYYMM') as first_day
     from pg_catalog.pg_inherits
     join pg_catalog.pg_class as child on child.oid = inhrelid
     where inhparent = 'monitor.metric_rollups'::regclass
@@ -1873,12 +3039,15 @@ begin
     continue when not p_dry_run and v_months >= p_limit;
     begin
       if not p_dry_run then
-        execute format('drop table %s', v_month.partition);
+        execute format('drop table monitor.%I', v_month.partition);
       end if;
       v_months := v_months + 1;
-    exception when lock_not_available or deadlock_detected then
-      v_contended := v_contended + 1;
-      exit;
+    exception
+      when lock_not_available or deadlock_detected then
+        v_contended := v_contended + 1;
+        exit;
+      when undefined_table then
+        v_due := v_due - 1; -- another one dropped it before we had the lock
     end;
   end loop;
   return monitor.retention_result(
@@ -2072,6 +3241,50 @@ $function$;
 grant execute on function monitor.cleanup_own_table(text,integer,timestamp with time zone,boolean,integer) to service_role;
 comment on function monitor.cleanup_own_table(text,integer,timestamp with time zone,boolean,integer) is 'Deletes rows of the suite''s own tables (job_runs, retention_runs, audit_log, anomaly_detections_archive, sample_days of dropped days, idle metric_series) and of cron.job_run_details that are older than retention_days, at most p_limit, oldest first. Archived anomalies go with their evidence, at most 500 a call. Returns as monitor.retention_result; a dry run counts no more than p_limit + 1 of metric_series and cron.job_run_details. Errors: 22023 for another entity.';
 
+CREATE OR REPLACE FUNCTION monitor.close_alert(p_alert_id bigint, p_reason text, p_now timestamp with time zone DEFAULT now())
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_alert  monitor.system_alerts;
+begin
+  perform monitor.require_admin('close an alert');
+  if p_reason is null or p_reason !~ '\S' or length(p_reason) > 500 then
+    raise exception 'closing an alert needs a reason'
+      using errcode = 'invalid_parameter_value', hint = 'How it is known to be over, in at most 500 characters.';
+  end if;
+  perform from monitor.alerting_state for update;
+  select * into v_alert from monitor.system_alerts where alert_id = p_alert_id and resolved_at is null;
+  if not found then
+    raise exception 'alert % is not open', p_alert_id
+      using errcode = 'no_data_found', hint = 'select alert_id, name, labels from monitor.system_alerts where resolved_at is null;';
+  end if;
+  if v_alert.source = 'anomaly' then
+    raise exception 'alert % is of an anomaly', p_alert_id
+      using errcode = 'invalid_parameter_value',
+            hint = format('Review it: select monitor.review_anomaly(%s, ''resolved'');', v_alert.anomaly_id);
+  end if;
+  if v_alert.source <> 'rule' or not v_alert.no_data then
+    raise exception 'what alert % says holds at this moment', p_alert_id
+      using errcode = 'invalid_parameter_value', hint = 'Acknowledge or silence it: closed, it would be back within a minute.';
+  end if;
+  -- The rule would find it as it was.
+  update monitor.rule_states
+  set revision = revision + 1, instances = (
+    select coalesce(jsonb_agg(instance), '[]') from jsonb_array_elements(instances) as instance where instance -> 'labels' <> v_alert.labels)
+  where rule_id = v_alert.rule_id;
+  update monitor.system_alerts
+  set resolved_at = greatest(p_now, fired_at), resolved_because = format('%s closed it: %s', monitor.current_actor(), p_reason)
+  where alert_id = p_alert_id;
+  perform monitor.record_decisions(p_now);
+end;
+$function$;
+grant execute on function monitor.close_alert(bigint,text,timestamp with time zone) to authenticated;
+grant execute on function monitor.close_alert(bigint,text,timestamp with time zone) to service_role;
+comment on function monitor.close_alert(bigint,text,timestamp with time zone) is 'Resolves an alert of a rule that stays only because no data come any more. Errors: 42501 for a user who is no admin, 22023 for no reason, and for an alert that holds or is of an anomaly, P0002 for one that is not open.';
+
 CREATE OR REPLACE FUNCTION monitor.collect_cron_runs(p_at timestamp with time zone)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -2254,21 +3467,45 @@ CREATE OR REPLACE FUNCTION monitor.collect_incidents_and_alerts(p_at timestamp w
  SET search_path TO ''
  SET statement_timeout TO '2s'
 AS $function$
+  with outbox as (
+    select
+      count(*) filter (where notification.state = 'pending') as pending,
+      count(*) filter (where notification.state = 'parked' and notification.created_at > p_at - interval '7 days') as parked,
+      coalesce(greatest(extract(epoch from p_at - min(greatest(notification.next_attempt_at, notification.lease_until))
+        filter (where notification.state = 'pending' and channel.enabled)), 0), 0) as delay
+    from monitor.notifications as notification
+    left join monitor.notification_channels as channel using (channel)
+    where notification.state in ('pending', 'parked')
+  ), canary as (
+    select notification.arrived_at, extract(epoch from notification.arrived_at - alert.fired_at) as latency
+    from monitor.system_alerts as alert
+    join monitor.notification_alerts as told using (alert_id)
+    cross join lateral (
+      select coalesce(delivered_at, sent_at) as arrived_at from monitor.notifications where notification_id = told.notification_id
+    ) as notification
+    where alert.name = 'PgvigilCanary' and notification.arrived_at is not null
+    order by alert.fired_at desc
+    limit 1
+  )
   select
     monitor.sample('active_incidents', (select count(*) from monitor.incidents where resolved_at is null))
-    || monitor.sample('unresolved_alerts', (
-      select count(*) from monitor.system_alerts where resolved_at is null
-    ) + (
-      select count(*)
-      from monitor.rule_states as evaluated
-      join monitor.alert_rules as rule using (rule_id)
-      cross join lateral jsonb_array_elements(evaluated.instances) as instance
-      where rule.enabled and rule.mode = 'live' and instance ->> 'state' = 'firing'))
+    || monitor.sample('unresolved_alerts', (select count(*) from monitor.system_alerts where state = 'firing' and mode = 'live'))
     || monitor.sample('pgvigil_failing_rules', (
-      select case when count(evaluated_at) > 0 then count(*) filter (where health = 'err') end from monitor.rule_states));
+      select case when count(evaluated_at) > 0 then count(*) filter (where health = 'err') end from monitor.rule_states))
+    || monitor.sample('pgvigil_notifications_pending', (select pending from outbox))
+    || monitor.sample('pgvigil_notifications_parked', (select parked from outbox))
+    || monitor.sample('pgvigil_notification_delay_seconds', (select delay from outbox))
+    || monitor.sample('pgvigil_canary_due', (
+      select case when settings.canary_channel is not null then (
+        extract(hour from p_at at time zone settings.time_zone) >= settings.canary_hour
+          and alerting_state.canary_on is distinct from (p_at at time zone settings.time_zone)::date)::integer end
+      from monitor.settings
+      cross join monitor.alerting_state))
+    || monitor.sample('pgvigil_canary_latency_seconds', (select greatest(latency, 0) from canary))
+    || monitor.sample('pgvigil_canary_age_seconds', (select greatest(extract(epoch from p_at - arrived_at), 0) from canary));
 $function$;
 grant execute on function monitor.collect_incidents_and_alerts(timestamp with time zone) to service_role;
-comment on function monitor.collect_incidents_and_alerts(timestamp with time zone) is 'active_incidents, unresolved_alerts, and pgvigil_failing_rules.';
+comment on function monitor.collect_incidents_and_alerts(timestamp with time zone) is 'active_incidents, unresolved_alerts, pgvigil_failing_rules, and how messages and the canary fare.';
 
 CREATE OR REPLACE FUNCTION monitor.collect_ingestion(p_at timestamp with time zone)
  RETURNS jsonb
@@ -2450,7 +3687,7 @@ declare
   v_contended   integer := 0;
   v_is_waiting  boolean := false;
   v_day         record;
-  v_partition   regclass;
+  v_partition   text;
   v_found       bigint;
   v_written     bigint;
   v_due         bigint;
@@ -2488,9 +3725,9 @@ begin
         v_is_waiting := true;
         continue;
       end if;
-      v_partition := to_regclass('monitor.metric_time_series_' || to_char(v_day.day, 'YYYYMMDD'));
-      execute format('lock table %s in share row exclusive mode', v_partition);
-      execute format('select count(*) from %s', v_partition) into v_found;
+      v_partition := 'metric_time_series_' || to_char(v_day.day, 'YYYYMMDD');
+      execute format('lock table monitor.%I in share row exclusive mode', v_partition);
+      execute format('select count(*) from monitor.%I', v_partition) into v_found;
       if v_found is distinct from v_day.sample_count then
         update monitor.sample_days set state = 'sealed', state_since = p_now, sample_count = null, compacted_series_id = null
         where day = v_day.day;
@@ -2498,7 +3735,7 @@ begin
           monitor.utc_midnight(v_oldest), true, v_started_at,
           format('%s has %s rows of which %s are in chunks; it is compacted again', v_day.day, v_found, v_day.sample_count));
       end if;
-      execute format('drop table %s', v_partition);
+      execute format('drop table monitor.%I', v_partition);
       return monitor.retention_result('metric_time_series', '{"days_dropped": 1}', '{}', 0,
         monitor.utc_midnight(v_oldest), true, v_started_at);
     end loop;
@@ -2507,7 +3744,7 @@ begin
       v_contended := v_contended + 1; -- who reads the table now does not stand in the way of what follows
       v_detail := 'others are using the table; the next run will try again';
     when undefined_table then
-      v_contended := v_contended + 1; -- another one dropped it while we waited for the lock
+      v_contended := v_contended + 1; -- another one dropped it before we had the lock
       v_detail := 'another one is compacting; the next run will go on';
   end;
 
@@ -2638,9 +3875,14 @@ begin
   ) then
     perform monitor.invoke_function('detect-anomalies', p_now);
   end if;
+
+  -- Whatever should have called it has not: the function died, or nothing is evaluated at all.
+  if monitor.next_notification_at(p_now) <= p_now - interval '10 seconds' then
+    perform monitor.wake_deliverer(p_now);
+  end if;
 end;
 $function$;
-comment on function monitor.continue_jobs(timestamp with time zone) is 'Calls data-retention-cleanup again when its last run left work: once a day would be too rare for what takes longer than a call. Calls detect-anomalies again when its last run left replays pending.';
+comment on function monitor.continue_jobs(timestamp with time zone) is 'Calls data-retention-cleanup again when its last run left work: once a day would be too rare for what takes longer than a call. Calls detect-anomalies again when its last run left replays pending, and deliver-notifications when something is overdue.';
 
 CREATE OR REPLACE FUNCTION monitor.copy_evidence(p_anomaly_id bigint)
  RETURNS integer
@@ -2660,6 +3902,58 @@ end;
 $function$;
 grant execute on function monitor.copy_evidence(bigint) to service_role;
 comment on function monitor.copy_evidence(bigint) is 'Copies what monitor.missing_evidence finds to evidence_samples. Returns how many samples that were.';
+
+CREATE OR REPLACE FUNCTION monitor.copy_incident_evidence(p_incident_id bigint, p_anomaly_id bigint, p_now timestamp with time zone)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  c_samples constant integer := 30000; -- one a second around both ends
+  v_copied  integer;
+begin
+  with anomaly as (
+    select series_id, started_at, coalesce(ended_at, last_seen_at) as last_at
+    from monitor.anomaly_detections where anomaly_id = p_anomaly_id
+    union all
+    select series_id, started_at, coalesce(ended_at, last_seen_at)
+    from monitor.anomaly_detections_archive where anomaly_id = p_anomaly_id
+    limit 1
+  ), shown as (
+    -- As of the anomaly itself: a long one is shown by its two ends.
+    select anomaly.series_id, lower(part) as since, upper(part) as until
+    from anomaly
+    cross join lateral (
+      select range_agg(tstzrange(at - interval '2 hours', at + interval '2 hours', '[]')) as spans
+      from unnest(array[anomaly.started_at, anomaly.last_at]) as at
+    ) as ends
+    cross join lateral unnest(ends.spans) as part
+  ), sample as (
+    select shown.series_id, to_timestamp(taken.at / 1000.0) as recorded_at, taken.value
+    from shown
+    cross join lateral monitor.scan_series(array[shown.series_id], shown.since, shown.until + interval '1 millisecond') as found
+    cross join lateral unnest(found.times, found.samples) as taken (at, value)
+    union
+    -- What is gone from the series may be among the evidence of the anomaly.
+    select kept.series_id, kept.recorded_at, kept.value
+    from monitor.evidence_samples as kept
+    where kept.owner_kind = 'anomaly' and kept.owner_id = p_anomaly_id
+  )
+  insert into monitor.evidence_samples (owner_kind, owner_id, series_id, recorded_at, value)
+  select 'incident', p_incident_id, series_id, recorded_at, value
+  from sample
+  order by recorded_at
+  limit c_samples
+  on conflict do nothing;
+  get diagnostics v_copied = row_count;
+  update monitor.incident_anomalies
+  set evidence_copied_at = p_now
+  where incident_id = p_incident_id and anomaly_id = p_anomaly_id;
+  return v_copied;
+end;
+$function$;
+grant execute on function monitor.copy_incident_evidence(bigint,bigint,timestamp with time zone) to service_role;
+comment on function monitor.copy_incident_evidence(bigint,bigint,timestamp with time zone) is 'Copies the samples within 2 hours of the start and of the end (so far) of a linked anomaly to the evidence of the incident, at most 30,000. Returns how many it did not have.';
 
 CREATE OR REPLACE FUNCTION monitor.counter_increase(p_metric text, p_current double precision, p_at timestamp with time zone)
  RETURNS double precision
@@ -2731,17 +4025,43 @@ grant execute on function monitor.create_access_token(text,text[],timestamp with
 grant execute on function monitor.create_access_token(text,text[],timestamp with time zone,timestamp with time zone) to service_role;
 comment on function monitor.create_access_token(text,text[],timestamp with time zone,timestamp with time zone) is 'Makes an access token of p_scopes (ingest, read) and returns {token_id, name, token, scopes, expires_at}: the one time that the token is shown. Expires after 400 days unless told otherwise; null: never. Errors: 42501 for a user who is no admin, 22023 for a malformed argument, 23505 when a token of that name is in use.';
 
+CREATE OR REPLACE FUNCTION monitor.create_incident(p_title text, p_severity text, p_started_at timestamp with time zone, p_components text[], p_fingerprint text, p_channels text[], p_description text, p_actor text, p_now timestamp with time zone)
+ RETURNS monitor.incidents
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_incident  monitor.incidents;
+begin
+  insert into monitor.incidents (
+    title, severity, state, started_at, opened_at, opened_by, response_due_at, affected_components, fingerprint, channels)
+  values (
+    p_title, p_severity, 'open', p_started_at, p_now, p_actor, p_now + monitor.response_target(p_severity), p_components, p_fingerprint,
+    p_channels)
+  on conflict (fingerprint) where resolved_at is null do nothing
+  returning * into v_incident;
+  if found then
+    perform monitor.write_incident_event(v_incident.incident_id, 'opened', p_description, p_now, p_actor, p_now);
+  end if;
+  return v_incident;
+end;
+$function$;
+grant execute on function monitor.create_incident(text,text,timestamp with time zone,text[],text,text[],text,text,timestamp with time zone) to service_role;
+comment on function monitor.create_incident(text,text,timestamp with time zone,text[],text,text[],text,text,timestamp with time zone) is 'Writes an incident that is open, and the first event of its timeline. Returns it; nulls if there is one for the fingerprint.';
+
 CREATE OR REPLACE FUNCTION monitor.cron_command(p_job text, p_is_function boolean)
  RETURNS text
  LANGUAGE sql
- IMMUTABLE
+ STABLE
  SET search_path TO ''
 AS $function$
-  select case when p_is_function
-    then format('select monitor.invoke_function(%L)', p_job)
-    else format('select monitor.%I()', replace(p_job, '-', '_')) end;
+  select case
+    when not p_is_function then format('select monitor.%I()', replace(p_job, '-', '_'))
+    when exists (select from monitor.job_schedules where job = p_job and follows is not null and not is_on_demand and schedule = '* * * * *')
+      then format('select monitor.invoke_function(%L, now() - interval ''1 minute'')', p_job)
+    else format('select monitor.invoke_function(%L)', p_job) end;
 $function$;
-comment on function monitor.cron_command(text,boolean) is 'What pg_cron runs for a job.';
+comment on function monitor.cron_command(text,boolean) is 'What pg_cron runs for a job. For one that follows another every minute: the minute before, which does nothing if that has been called for.';
 
 CREATE OR REPLACE FUNCTION monitor.cron_field_values(p_field text, p_min integer, p_max integer)
  RETURNS integer[]
@@ -2918,6 +4238,35 @@ grant execute on function monitor.decode_values(smallint,bigint,boolean,"char"[]
 grant execute on function monitor.decode_values(smallint,bigint,boolean,"char"[],"char"[],"char"[],"char"[],double precision[]) to service_role;
 comment on function monitor.decode_values(smallint,bigint,boolean,"char"[],"char"[],"char"[],"char"[],double precision[]) is 'What encode_values was given, bit for bit.';
 
+CREATE OR REPLACE FUNCTION monitor.delete_channel(p_channel text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_routes  text;
+begin
+  perform monitor.require_admin('delete a channel');
+  select string_agg(name, ', ' order by position, name) into v_routes
+  from monitor.notification_routes where p_channel = any (channels);
+  if v_routes is not null then
+    raise exception 'channel % is used by the routes %', p_channel, v_routes
+      using errcode = 'dependent_objects_still_exist',
+            hint = 'Save those routes with other channels first: what they tell would reach nobody.';
+  end if;
+  delete from monitor.notification_channels where channel = p_channel;
+  if not found then
+    raise exception 'no such channel: %', p_channel
+      using errcode = 'no_data_found', hint = 'Channels are the rows of monitor.notification_channels.';
+  end if;
+  delete from vault.secrets where name = 'pgvigil_channel_' || p_channel;
+end;
+$function$;
+grant execute on function monitor.delete_channel(text) to authenticated;
+grant execute on function monitor.delete_channel(text) to service_role;
+comment on function monitor.delete_channel(text) is 'Deletes a channel and its secret. What was still to be sent by it is discarded, and says so. Errors: 42501 for a user who is no admin, 2BP01 while a route uses it, P0002 for an unknown one.';
+
 CREATE OR REPLACE FUNCTION monitor.delete_evidence(p_owner_kind text, p_owner_ids bigint[])
  RETURNS void
  LANGUAGE sql
@@ -2930,6 +4279,44 @@ AS $function$
 $function$;
 grant execute on function monitor.delete_evidence(text,bigint[]) to service_role;
 comment on function monitor.delete_evidence(text,bigint[]) is 'Deletes the evidence of owners that are being deleted, unless the policy says to keep it.';
+
+CREATE OR REPLACE FUNCTION monitor.delete_inhibition(p_name text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+begin
+  perform monitor.require_admin('delete an inhibition');
+  delete from monitor.inhibition_rules where name = p_name;
+  if not found then
+    raise exception 'no such inhibition: %', p_name
+      using errcode = 'no_data_found', hint = 'Inhibitions are the rows of monitor.inhibition_rules.';
+  end if;
+end;
+$function$;
+grant execute on function monitor.delete_inhibition(text) to authenticated;
+grant execute on function monitor.delete_inhibition(text) to service_role;
+comment on function monitor.delete_inhibition(text) is 'Deletes an inhibition. Errors: 42501 for a user who is no admin, P0002 for an unknown one.';
+
+CREATE OR REPLACE FUNCTION monitor.delete_route(p_name text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+begin
+  perform monitor.require_admin('delete a route');
+  delete from monitor.notification_routes where name = p_name;
+  if not found then
+    raise exception 'no such route: %', p_name
+      using errcode = 'no_data_found', hint = 'Routes are the rows of monitor.notification_routes.';
+  end if;
+end;
+$function$;
+grant execute on function monitor.delete_route(text) to authenticated;
+grant execute on function monitor.delete_route(text) to service_role;
+comment on function monitor.delete_route(text) is 'Deletes a route; open alerts are routed anew, and the end of what it has told is still told. Errors: 42501 for a user who is no admin, P0002 for an unknown one.';
 
 CREATE OR REPLACE FUNCTION monitor.delete_rules(p_group text)
  RETURNS integer
@@ -2949,6 +4336,118 @@ $function$;
 grant execute on function monitor.delete_rules(text) to service_role;
 comment on function monitor.delete_rules(text) is 'Deletes a group with its rules and their states. Returns how many rules there were.';
 
+CREATE OR REPLACE FUNCTION monitor.describe_alert(p_alert monitor.system_alerts, p_status text, p_notes jsonb)
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  select jsonb_build_object(
+    'alert_id', p_alert.alert_id,
+    'fingerprint', p_alert.fingerprint,
+    'status', p_status,
+    'name', p_alert.name,
+    'source', p_alert.source,
+    'severity', p_alert.severity,
+    'labels', p_alert.labels,
+    'annotations', p_alert.annotations,
+    'value', p_alert.value,
+    'fired_at', p_alert.fired_at,
+    'resolved_at', p_alert.resolved_at,
+    'runbook_url', p_alert.runbook_url,
+    'occurrences', greatest(p_alert.occurrence_count, 1),
+    'notes', p_notes);
+$function$;
+grant execute on function monitor.describe_alert(monitor.system_alerts,text,jsonb) to service_role;
+comment on function monitor.describe_alert(monitor.system_alerts,text,jsonb) is 'An alert as a message tells it: ToldAlert of shared/contract/notifications.ts. Notes is an array of sentences.';
+
+CREATE OR REPLACE FUNCTION monitor.describe_duration(p_duration interval)
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  select case
+    when seconds < 60 then format('%s s', seconds)
+    when seconds < 3600 then concat_ws(' ', seconds / 60 || ' min', nullif(seconds % 60, 0) || ' s')
+    when seconds < 86400 then concat_ws(' ', seconds / 3600 || ' h', nullif(seconds % 3600 / 60, 0) || ' min')
+    else concat_ws(' ', seconds / 86400 || ' d', nullif(seconds % 86400 / 3600, 0) || ' h') end
+  from (select greatest(floor(extract(epoch from p_duration)), 0)::bigint as seconds where p_duration is not null) as whole;
+$function$;
+grant execute on function monitor.describe_duration(interval) to authenticated;
+grant execute on function monitor.describe_duration(interval) to service_role;
+comment on function monitor.describe_duration(interval) is 'In its two largest units, rounded down: 45 s, 2 min 5 s, 3 h 1 min, 2 d 4 h. 0 s if negative, null for null.';
+
+CREATE OR REPLACE FUNCTION monitor.describe_incident(p_incident_id bigint, p_now timestamp with time zone DEFAULT now())
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+AS $function$
+declare
+  c_listed constant integer := 100;
+  v_incident  monitor.incidents;
+begin
+  select * into v_incident from monitor.incidents where incident_id = p_incident_id;
+  if not found then
+    raise exception 'no such incident: %', p_incident_id
+      using errcode = 'no_data_found', hint = 'Incidents are the rows of monitor.incidents; only admins see them.';
+  end if;
+  return to_jsonb(v_incident) || jsonb_build_object(
+    'as_of_at', p_now,
+    'lasts_seconds', extract(epoch from coalesce(v_incident.resolved_at, p_now) - v_incident.started_at),
+    'response_is_overdue', coalesce(
+      v_incident.resolved_at is null and v_incident.acknowledged_at is null and v_incident.response_due_at <= p_now, false),
+    'update_is_overdue', coalesce(v_incident.resolved_at is null and v_incident.next_update_due_at <= p_now, false),
+    'escalates_at', least(monitor.response_enforced_at(v_incident), monitor.update_enforced_at(v_incident)),
+    'escalation_title', (select title from monitor.escalation_levels where level = v_incident.escalation_level),
+    'measures', monitor.measure_incident(p_incident_id),
+    'alert_count', (select count(*) from monitor.incident_alerts where incident_id = p_incident_id),
+    'alerts', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+        'alert_id', alert.alert_id, 'name', alert.name, 'severity', alert.severity, 'labels', alert.labels, 'state', alert.state,
+        'fired_at', alert.fired_at, 'resolved_at', alert.resolved_at, 'acknowledged_by', alert.acknowledged_by,
+        'runbook_url', alert.runbook_url) order by alert.alert_id), '[]')
+      from (
+        select alert.* from monitor.incident_alerts as link
+        join monitor.system_alerts as alert using (alert_id)
+        where link.incident_id = p_incident_id
+        order by alert.alert_id
+        limit c_listed
+      ) as alert),
+    'anomaly_count', (select count(*) from monitor.incident_anomalies where incident_id = p_incident_id),
+    'anomalies', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+        'anomaly_id', anomaly.anomaly_id, 'series_id', anomaly.series_id, 'metric', series.metric, 'labels', series.labels,
+        'severity', anomaly.severity, 'started_at', anomaly.started_at, 'ended_at', anomaly.ended_at,
+        'explanation', anomaly.explanation) order by anomaly.anomaly_id), '[]')
+      from monitor.incident_anomalies as link
+      join (
+        select anomaly_id, series_id, severity, started_at, ended_at, explanation from monitor.anomaly_detections
+        union all
+        select anomaly_id, series_id, severity, started_at, ended_at, explanation from monitor.anomaly_detections_archive
+      ) as anomaly using (anomaly_id)
+      join monitor.metric_series as series using (series_id)
+      where link.incident_id = p_incident_id),
+    'message_count', (select count(*) from monitor.notifications where incident_id = p_incident_id and not is_test),
+    'messages', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+        'notification_id', told.notification_id, 'channel', told.channel, 'message', told.payload -> 'message', 'state', told.state,
+        'created_at', told.created_at, 'sent_at', told.sent_at, 'delivered_at', told.delivered_at, 'last_error', told.last_error)
+        order by told.notification_id desc), '[]')
+      from (
+        select * from monitor.notifications
+        where incident_id = p_incident_id and not is_test
+        order by notification_id desc
+        limit c_listed
+      ) as told),
+    'event_count', (select count(*) from monitor.incident_events where incident_id = p_incident_id));
+end;
+$function$;
+grant execute on function monitor.describe_incident(bigint,timestamp with time zone) to authenticated;
+grant execute on function monitor.describe_incident(bigint,timestamp with time zone) to service_role;
+comment on function monitor.describe_incident(bigint,timestamp with time zone) is 'All of an incident but its timeline: its row, whether response and update are overdue as of p_now, when it escalates next, monitor.measure_incident, and its alerts, anomalies and messages (the newest first), at most 100 of each with how many there are. Errors: P0002 for an unknown incident, as all are to a user who is no admin.';
+
 CREATE OR REPLACE FUNCTION monitor.describe_rule(p_rule monitor.alert_rules, p_state monitor.rule_states)
  RETURNS jsonb
  LANGUAGE sql
@@ -2962,6 +4461,9 @@ AS $function$
     'expr', p_rule.expr,
     'for_seconds', p_rule.for_seconds,
     'keep_firing_for_seconds', p_rule.keep_firing_for_seconds,
+    'hold_count', p_rule.hold_count,
+    'hold_window', p_rule.hold_window,
+    'clear_expr', p_rule.clear_expr,
     'labels', p_rule.labels,
     'annotations', p_rule.annotations,
     'no_data_policy', p_rule.no_data_policy,
@@ -2979,6 +4481,177 @@ AS $function$
 $function$;
 grant execute on function monitor.describe_rule(monitor.alert_rules,monitor.rule_states) to service_role;
 comment on function monitor.describe_rule(monitor.alert_rules,monitor.rule_states) is 'A rule and its state as JSON, evaluated_at in ms since 1970 UTC, null before the first time.';
+
+CREATE OR REPLACE FUNCTION monitor.describe_time(p_at timestamp with time zone, p_time_zone text)
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  select to_char(p_at at time zone p_time_zone, 'YYYY-MM-DD HH24:MI:SS')
+    || case when ahead.of_utc < interval '0' then ' -' else ' +' end
+    || to_char(greatest(ahead.of_utc, -ahead.of_utc), 'HH24:MI')
+  from (select (p_at at time zone p_time_zone) - (p_at at time zone 'UTC') as of_utc) as ahead;
+$function$;
+grant execute on function monitor.describe_time(timestamp with time zone,text) to authenticated;
+grant execute on function monitor.describe_time(timestamp with time zone,text) to service_role;
+comment on function monitor.describe_time(timestamp with time zone,text) is 'An instant by the clock on the wall, with its distance from UTC, so that the hour that comes twice a year is two.';
+
+CREATE OR REPLACE FUNCTION monitor.discard_notifications()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+begin
+  update monitor.notifications
+  set state = 'discarded', lease_token = null, lease_until = null, last_error = 'its channel was deleted'
+  where channel = old.channel and state in ('pending', 'parked');
+  return null;
+end;
+$function$;
+comment on function monitor.discard_notifications() is 'Trigger of notification_channels: what was not sent by one that is gone says so.';
+
+CREATE OR REPLACE FUNCTION monitor.draft_post_mortem(p_incident_id bigint, p_now timestamp with time zone DEFAULT now())
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+AS $function$
+declare
+  c_events constant integer := 500;
+  c_late constant interval := interval '5 minutes';
+  c_missing constant text := 'To be written.';
+  v_incident   monitor.incidents;
+  v_zone       text;
+  v_measures   jsonb;
+  v_acked      timestamptz;
+  v_promise    timestamptz;
+  v_alerts     text;
+  v_anomalies  text;
+  v_timeline   text;
+  v_events     bigint;
+begin
+  select * into v_incident from monitor.incidents where incident_id = p_incident_id;
+  if not found then
+    raise exception 'no such incident: %', p_incident_id
+      using errcode = 'no_data_found', hint = 'Incidents are the rows of monitor.incidents; only admins see them.';
+  end if;
+  select time_zone into v_zone from monitor.settings;
+  v_measures := monitor.measure_incident(p_incident_id);
+  v_acked := (v_measures ->> 'acknowledged_at')::timestamptz;
+  v_promise := v_incident.opened_at + monitor.response_target(v_incident.severity);
+
+  select string_agg(format(E'- Alert %s, %s, %s', linked.alert_id, monitor.escape_markdown(linked.name), case
+      when linked.first_fired_at is null then 'has not fired.'
+      when linked.lag > c_late then format('fired **%s late**, at %s%s', monitor.describe_duration(linked.lag),
+        monitor.describe_time(linked.first_fired_at, v_zone), case
+          when linked.for_seconds > 0 then format('; %s of that is the time its rule waits (`for`).',
+            monitor.describe_duration(least(make_interval(secs => linked.for_seconds), linked.lag)))
+          when linked.hold_window is not null then format('; its rule waits for %s of %s evaluations.', linked.hold_count, linked.hold_window)
+          when linked.rule_id is not null and linked.is_known then '; its rule does not wait.'
+          else '.' end)
+      else format('fired in time, at %s.', monitor.describe_time(linked.first_fired_at, v_zone)) end),
+    E'\n' order by linked.first_fired_at nulls last, linked.alert_id)
+  into v_alerts
+  from (
+    select alert.alert_id, alert.name, alert.rule_id, rule.rule_id is not null as is_known, rule.for_seconds, rule.hold_count,
+      rule.hold_window, fired.first_at as first_fired_at, fired.first_at - v_incident.started_at as lag
+    from monitor.incident_alerts as link
+    join monitor.system_alerts as alert using (alert_id)
+    left join monitor.alert_rules as rule on rule.rule_id = alert.rule_id
+    cross join lateral (
+      -- A row keeps only when it last began to fire; the timeline knows the times before.
+      select least(alert.fired_at, alert.recent_firings[1], min(event.happened_at)) as first_at
+      from monitor.incident_events as event
+      where event.incident_id = link.incident_id and starts_with(event.source_key, format('alert:%s:fired:', alert.alert_id))
+    ) as fired
+    where link.incident_id = p_incident_id
+  ) as linked;
+
+  select string_agg(format(E'- %s%s, from %s%s: %s', monitor.escape_markdown(series.metric),
+      case when series.labels <> '{}' then ' ' || monitor.escape_markdown(series.labels::text) else '' end,
+      monitor.describe_time(anomaly.started_at, v_zone),
+      coalesce(' to ' || monitor.describe_time(anomaly.ended_at, v_zone), ' on'), monitor.escape_markdown(anomaly.explanation)),
+    E'\n' order by anomaly.started_at, anomaly.anomaly_id)
+  into v_anomalies
+  from monitor.incident_anomalies as link
+  join (
+    select anomaly_id, series_id, started_at, ended_at, explanation from monitor.anomaly_detections
+    union all
+    select anomaly_id, series_id, started_at, ended_at, explanation from monitor.anomaly_detections_archive
+  ) as anomaly using (anomaly_id)
+  join monitor.metric_series as series using (series_id)
+  where link.incident_id = p_incident_id;
+
+  select count(*) into v_events from monitor.incident_events where incident_id = p_incident_id;
+  select string_agg(format(E'- **%s**%s %s: %s', monitor.describe_time(event.happened_at, v_zone),
+      case when event.recorded_at > event.happened_at + interval '1 minute' and event.actor <> 'pgvigil'
+        then format(' (written down at %s)', monitor.describe_time(event.recorded_at, v_zone)) else '' end,
+      monitor.escape_markdown(event.actor), monitor.escape_markdown(event.description)),
+    E'\n' order by event.happened_at, event.event_id)
+  into v_timeline
+  from (
+    select * from monitor.incident_events
+    where incident_id = p_incident_id
+    order by happened_at, event_id
+    limit c_events
+  ) as event;
+
+  return concat_ws(E'\n\n',
+    '# Post-mortem: ' || monitor.escape_markdown(v_incident.title),
+    format('Draft of incident %s, computed at %s. Times are those of %s.', p_incident_id, monitor.describe_time(p_now, v_zone),
+      monitor.escape_markdown(v_zone)),
+    concat_ws(E'\n',
+      '| | |', '| --- | --- |',
+      format('| Severity | %s |', v_incident.severity),
+      format('| State | %s |', v_incident.state),
+      format('| Commander | %s |', coalesce(monitor.escape_markdown(v_incident.commander), 'nobody')),
+      format('| Affected components | %s |',
+        coalesce(nullif(monitor.escape_markdown(array_to_string(v_incident.affected_components, ', ')), ''), 'none named')),
+      format('| Opened by | %s, at %s |', monitor.escape_markdown(v_incident.opened_by), monitor.describe_time(v_incident.opened_at, v_zone)),
+      format('| Escalation | level %s, %s |', v_incident.escalation_level, (
+        select monitor.escape_markdown(title) from monitor.escalation_levels where level = v_incident.escalation_level)),
+      case when v_incident.reopened_at is not null then format('| Opened again | %s at %s |', (
+          select case when count(*) > 1 then count(*) || ' times, last' else 'once' end
+          from monitor.incident_events where incident_id = p_incident_id and kind = 'reopened'),
+        monitor.describe_time(v_incident.reopened_at, v_zone)) end,
+      format('| Post-mortem on | %s |', coalesce(v_incident.post_mortem_on::text, 'no day set'))),
+    '## Times',
+    concat_ws(E'\n',
+      '| | At | Took | |', '| --- | --- | --- | --- |',
+      format('| Began | %s | | |', monitor.describe_time(v_incident.started_at, v_zone)),
+      (
+        select string_agg(format('| %s | %s | %s | %s |', step.name,
+          coalesce(monitor.describe_time((v_measures ->> step.key)::timestamptz, v_zone), 'not yet'),
+          coalesce(monitor.describe_duration(make_interval(secs => (v_measures ->> step.seconds)::double precision)), ''),
+          step.remark), E'\n' order by step.place)
+        from (values
+          (1, 'Detected', 'detected_at', 'detect_seconds', 'after it began'),
+          (2, 'Acknowledged', 'acknowledged_at', 'acknowledge_seconds', 'after it was detected; ' || case
+            when v_incident.response_due_at is null then 'there was no deadline'
+            when coalesce(v_acked, p_now) <= v_promise then format('due at %s%s', monitor.describe_time(v_promise, v_zone),
+              case when v_acked is not null then ', met' else '' end)
+            else format('due at %s, **missed by %s**', monitor.describe_time(v_promise, v_zone),
+              monitor.describe_duration(coalesce(v_acked, p_now) - v_promise)) end),
+          (3, 'Mitigated', 'mitigated_at', 'mitigate_seconds', 'after it began'),
+          (4, 'Resolved', 'resolved_at', 'resolve_seconds', 'after it began')
+        ) as step (place, name, key, seconds, remark)
+      )),
+    '## Summary', c_missing,
+    '## Root cause', coalesce(monitor.quote_markdown(v_incident.root_cause), c_missing),
+    '## Fix', coalesce(monitor.quote_markdown(v_incident.fix), c_missing),
+    '## Prevention', coalesce(monitor.quote_markdown(v_incident.prevention), c_missing),
+    '## Alerts', coalesce(v_alerts, format('**No alert fired.** It was found %s: which rule would have told it?', case
+      when v_anomalies is not null then 'by people or by an anomaly' else 'by people' end)),
+    '## Anomalies', coalesce(v_anomalies, 'None is linked.'),
+    '## Timeline', coalesce(v_timeline, 'Nothing is written down.'),
+    case when v_events > c_events then format('And %s more: see monitor.incident_timeline(%s).', v_events - c_events, p_incident_id) end
+  ) || E'\n';
+end;
+$function$;
+grant execute on function monitor.draft_post_mortem(bigint,timestamp with time zone) to authenticated;
+grant execute on function monitor.draft_post_mortem(bigint,timestamp with time zone) to service_role;
+comment on function monitor.draft_post_mortem(bigint,timestamp with time zone) is 'A post-mortem in Markdown: how long it took to detect, acknowledge, mitigate and resolve, alerts that fired more than 5 minutes after the start with the share of it that their rule waits, or that none did, and the timeline, at most 500 events. What people wrote shows as they wrote it and cannot become structure. Times are in the time zone of settings. Errors: P0002 for an unknown incident, as all are to a user who is no admin.';
 
 CREATE OR REPLACE FUNCTION monitor.encode_values(p_values double precision[], OUT scale smallint, OUT base bigint, OUT is_delta boolean, OUT plane_0 "char"[], OUT plane_1 "char"[], OUT plane_2 "char"[], OUT plane_3 "char"[], OUT floats double precision[])
  RETURNS record
@@ -3089,6 +4762,38 @@ grant execute on function monitor.end_maintenance(bigint,timestamp with time zon
 grant execute on function monitor.end_maintenance(bigint,timestamp with time zone) to service_role;
 comment on function monitor.end_maintenance(bigint,timestamp with time zone) is 'Ends maintenance now, or calls it off before it begins. One that has ended stays as it is. Errors: 42501 for a user who is no admin, P0002 for an unknown window.';
 
+CREATE OR REPLACE FUNCTION monitor.end_silence(p_silence_id bigint, p_now timestamp with time zone DEFAULT now())
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+begin
+  perform monitor.require_admin('end a silence');
+  update monitor.silences set ends_at = least(ends_at, greatest(starts_at, p_now)) where silence_id = p_silence_id;
+  if not found then
+    raise exception 'no such silence: %', p_silence_id
+      using errcode = 'no_data_found', hint = 'Silences are the rows of monitor.silences.';
+  end if;
+end;
+$function$;
+grant execute on function monitor.end_silence(bigint,timestamp with time zone) to authenticated;
+grant execute on function monitor.end_silence(bigint,timestamp with time zone) to service_role;
+comment on function monitor.end_silence(bigint,timestamp with time zone) is 'Ends a silence now, or calls it off before it begins. One that has ended stays as it is. Errors: 42501 for a user who is no admin, P0002 for an unknown one.';
+
+CREATE OR REPLACE FUNCTION monitor.enqueue_notification(p_channel text, p_payload jsonb, p_group_id bigint DEFAULT NULL::bigint, p_incident_id bigint DEFAULT NULL::bigint, p_is_test boolean DEFAULT false, p_now timestamp with time zone DEFAULT now())
+ RETURNS bigint
+ LANGUAGE sql
+ SET search_path TO ''
+AS $function$
+  insert into monitor.notifications (channel, group_id, incident_id, payload, is_test, created_at, next_attempt_at)
+  select p_channel, p_group_id, p_incident_id, p_payload, p_is_test, p_now, p_now
+  where exists (select from monitor.notification_channels where channel = p_channel)
+  returning notification_id;
+$function$;
+grant execute on function monitor.enqueue_notification(text,jsonb,bigint,bigint,boolean,timestamp with time zone) to service_role;
+comment on function monitor.enqueue_notification(text,jsonb,bigint,bigint,boolean,timestamp with time zone) is 'Writes a message to the outbox, in the transaction of what it tells. Returns its notification_id; null if there is no such channel.';
+
 CREATE OR REPLACE FUNCTION monitor.ensure_chunk_partitions(p_day date)
  RETURNS integer
  LANGUAGE plpgsql
@@ -3188,6 +4893,108 @@ grant execute on function monitor.epoch_ms(timestamp with time zone) to authenti
 grant execute on function monitor.epoch_ms(timestamp with time zone) to service_role;
 comment on function monitor.epoch_ms(timestamp with time zone) is 'Milliseconds since 1970-01-01 UTC, null for null.';
 
+CREATE OR REPLACE FUNCTION monitor.escalate_incident(p_incident monitor.incidents, p_now timestamp with time zone)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  c_late constant interval := interval '2 minutes'; -- deadlines are looked at every minute
+  v_response_at  timestamptz := monitor.response_enforced_at(p_incident);
+  v_update_at    timestamptz := monitor.update_enforced_at(p_incident);
+  v_is_response  boolean := coalesce(v_response_at <= p_now, false);
+  v_is_update    boolean := coalesce(v_update_at <= p_now, false);
+  v_zone         text;
+  v_incident     monitor.incidents;
+  v_chosen       jsonb;
+begin
+  if not (v_is_response or v_is_update) then
+    return 0;
+  end if;
+  update monitor.incidents
+  set escalation_level = least(escalation_level + 1, 3),
+      response_escalated_at = case when v_is_response then p_now else response_escalated_at end,
+      update_escalated_at = case when v_is_update then p_now else update_escalated_at end
+  where incident_id = p_incident.incident_id
+  returning * into v_incident;
+  select time_zone into v_zone from monitor.settings;
+  v_chosen := monitor.choose_channels(null, v_incident.escalation_level);
+  return cardinality(monitor.tell_incident(
+    v_incident, 'escalation',
+    concat_ws(' ',
+      case when v_is_response then format('Nobody has responded since it was opened%s: that was due at %s%s.',
+        case when v_incident.reopened_at is not null then ' again' else '' end, monitor.describe_time(v_incident.response_due_at, v_zone),
+        case when v_response_at < p_now - c_late then format(' (told %s late)', monitor.describe_duration(p_now - v_response_at)) else '' end) end,
+      case when v_is_update then format('The status update is overdue: it was due at %s%s.',
+        monitor.describe_time(v_incident.next_update_due_at, v_zone),
+        case when v_update_at < p_now - c_late then format(' (told %s late)', monitor.describe_duration(p_now - v_update_at)) else '' end) end,
+      format(case when p_incident.escalation_level < 3 then 'Escalated to level %s, %s.' else 'It stays at level %s, %s.' end,
+        v_incident.escalation_level, (select title from monitor.escalation_levels where level = v_incident.escalation_level)),
+      format('The next time is %s.', monitor.describe_time(
+        least(monitor.response_enforced_at(v_incident), monitor.update_enforced_at(v_incident)), v_zone))),
+    array(select jsonb_array_elements_text(v_chosen -> 'channels')), v_chosen ->> 'remark', 'pgvigil', p_now,
+    format('missed:%s:%s', monitor.epoch_ms(case when v_is_response then v_response_at end),
+      monitor.epoch_ms(case when v_is_update then v_update_at end))));
+end;
+$function$;
+grant execute on function monitor.escalate_incident(monitor.incidents,timestamp with time zone) to service_role;
+comment on function monitor.escalate_incident(monitor.incidents,timestamp with time zone) is 'Escalates an incident that the caller has locked by one level if a deadline of it was missed, by one even if both were, and tells that level. Returns how many messages were written.';
+
+CREATE OR REPLACE FUNCTION monitor.escape_markdown(p_text text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO ''
+AS $function$
+  select regexp_replace(
+    -- One line, and without what turns the direction of reading.
+    btrim(regexp_replace(p_text, '[[:cntrl:][:space:]\u0080-\u009f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]+', ' ', 'g')),
+    '([][\\`*_{}<>|~$&#])', '\\\1', 'g');
+$function$;
+grant execute on function monitor.escape_markdown(text) to authenticated;
+grant execute on function monitor.escape_markdown(text) to service_role;
+comment on function monitor.escape_markdown(text) is 'A text as one line of Markdown that shows it and nothing else; not for the start of a line: see monitor.quote_markdown.';
+
+CREATE OR REPLACE FUNCTION monitor.explain_alert(p_alert_id bigint)
+ RETURNS TABLE(at timestamp with time zone, event text, detail text)
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  select story.at, story.event, story.detail
+  from (
+    select alert.opened_at as at, 0 as place, alert.alert_id as id, 'opened' as event,
+      format('%s %s, from %s', alert.name, alert.labels - 'alertname', alert.source) as detail
+    from monitor.system_alerts as alert
+    where alert.alert_id = p_alert_id
+    union all
+    select decision.held_since, 1, decision.decision_id, decision.decision,
+      decision.detail || case when decision.held_until is null then ' (still)' else format(' (for %s, %s evaluations)',
+        justify_interval(date_trunc('second', decision.held_until - decision.held_since)), decision.evaluations) end
+    from monitor.notification_decisions as decision
+    where decision.alert_id = p_alert_id
+    union all
+    select notification.created_at, 2, notification.notification_id, 'message ' || told.status,
+      format('message %s to %s: %s%s', notification.notification_id, notification.channel, notification.state, case
+        when notification.delivered_at is not null then ' at ' || to_char(notification.delivered_at at time zone 'UTC', 'HH24:MI:SS "UTC"')
+        when notification.sent_at is not null then ' at ' || to_char(notification.sent_at at time zone 'UTC', 'HH24:MI:SS "UTC"')
+        when notification.last_error is not null then format(' after %s attempts: %s', notification.attempt_count, notification.last_error)
+        else '' end)
+    from monitor.notification_alerts as told
+    join monitor.notifications as notification using (notification_id)
+    where told.alert_id = p_alert_id
+    union all
+    select alert.resolved_at, 3, alert.alert_id, 'resolved', coalesce(alert.resolved_because, '')
+    from monitor.system_alerts as alert
+    where alert.alert_id = p_alert_id and alert.resolved_at is not null
+  ) as story
+  order by story.at, story.place, story.id
+  limit 1000;
+$function$;
+grant execute on function monitor.explain_alert(bigint) to authenticated;
+grant execute on function monitor.explain_alert(bigint) to service_role;
+comment on function monitor.explain_alert(bigint) is 'Why an alert was told or not, in order: each decision with how long it held, each message with what became of it. Nothing for an unknown alert.';
+
 CREATE OR REPLACE FUNCTION monitor.find_series(p_selectors jsonb, p_from timestamp with time zone, p_until timestamp with time zone, p_limit integer)
  RETURNS TABLE(metric text, labels jsonb)
  LANGUAGE plpgsql
@@ -3227,9 +5034,10 @@ begin
       using errcode = 'invalid_parameter_value', hint = 'A run that may not start is skipped by monitor.start_job.';
   end if;
 
-  -- Jobs before runs, as start_job locks them.
+  -- Jobs before runs, as start_job locks them; those that are called below too, in the order of the watchdog.
   perform from monitor.job_schedules
-  where job = (select job from monitor.job_runs where run_id = p_run_id)
+  where (select job from monitor.job_runs where run_id = p_run_id) in (job, follows)
+  order by job
   for update;
 
   update monitor.job_runs
@@ -3255,11 +5063,50 @@ begin
         else last_succeeded_at end
   where job = v_run.job;
 
+  perform monitor.invoke_followers(v_run.job, v_run.scheduled_at, p_now);
   return jsonb_build_object('state', v_judged.state);
 end;
 $function$;
 grant execute on function monitor.finish_job(uuid,text,jsonb,text,timestamp with time zone) to service_role;
-comment on function monitor.finish_job(uuid,text,jsonb,text,timestamp with time zone) is 'Ends a started run: the function''s own witness. Gives the lease back unless another run has taken it since. A result with {"partial": true} is a run of part of the job, which does not make the job fresh. Returns {state}. Errors: 22023 for a run that is not running or another outcome than succeeded or failed.';
+comment on function monitor.finish_job(uuid,text,jsonb,text,timestamp with time zone) is 'Ends a started run: the function''s own witness. Gives the lease back unless another run has taken it since, and calls the jobs that follow, also when it failed. A result with {"partial": true} is a run of part of the job, which does not make the job fresh. Returns {state}. Errors: 22023 for a run that is not running or another outcome than succeeded or failed.';
+
+CREATE OR REPLACE FUNCTION monitor.flush_alerts(p_now timestamp with time zone DEFAULT clock_timestamp())
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_told       integer := 0;
+  v_incidents  jsonb;
+begin
+  perform from monitor.alerting_state for update; -- one at a time, evaluating or telling
+  perform monitor.route_alerts(p_now);
+  -- 2,000 groups at a time.
+  for v_round in 1 .. 10 loop
+    exit when not exists (select from monitor.alert_groups as alert_group where monitor.group_is_due(alert_group, p_now));
+    v_told := v_told + monitor.tell_alerts(p_now);
+  end loop;
+  v_incidents := monitor.advance_incidents(p_now);
+  perform monitor.record_decisions(p_now);
+  return jsonb_build_object('told', v_told, 'incidents', v_incidents);
+end;
+$function$;
+grant execute on function monitor.flush_alerts(timestamp with time zone) to service_role;
+comment on function monitor.flush_alerts(timestamp with time zone) is 'Tells the groups that are due, writes down the decisions, and moves incidents on. Returns {told, incidents}.';
+
+CREATE OR REPLACE FUNCTION monitor.group_is_due(p_group monitor.alert_groups, p_now timestamp with time zone)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  select p_group.next_flush_at <= p_now
+    -- Further ahead than its route ever puts it: by a clock that stood wrong.
+    or p_group.next_flush_at > p_now + make_interval(secs => 60 + coalesce((
+      select greatest(group_interval_seconds, group_wait_seconds) from monitor.notification_routes where route_id = p_group.route_id), 300));
+$function$;
+grant execute on function monitor.group_is_due(monitor.alert_groups,timestamp with time zone) to service_role;
+comment on function monitor.group_is_due(monitor.alert_groups,timestamp with time zone) is 'Whether a group of alerts is to be looked at now.';
 
 CREATE OR REPLACE FUNCTION monitor.hold_days(p_days date[], p_exclusive boolean DEFAULT false)
  RETURNS void
@@ -3282,6 +5129,94 @@ $function$;
 grant execute on function monitor.hold_days(date[],boolean) to service_role;
 comment on function monitor.hold_days(date[],boolean) is 'Keeps the state of UTC days as it is until the transaction ends: whoever writes samples holds their days (many at a time) before he looks at the states, whoever closes a day to rows, drops it or merges late samples holds it alone. Errors: 55P03 by the caller''s lock_timeout.';
 
+CREATE OR REPLACE FUNCTION monitor.incident_payload(p_incident monitor.incidents, p_message text, p_text text)
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  select jsonb_build_object(
+    'type', 'incident',
+    'message', p_message,
+    'incident_id', p_incident.incident_id,
+    'title', p_incident.title,
+    'severity', p_incident.severity,
+    'state', p_incident.state,
+    'started_at', p_incident.started_at,
+    'opened_at', p_incident.opened_at,
+    'resolved_at', p_incident.resolved_at,
+    'commander', p_incident.commander,
+    'affected_components', to_jsonb(p_incident.affected_components),
+    'text', p_text,
+    'escalation_level', p_incident.escalation_level,
+    'response_due_at', case when p_incident.acknowledged_at is null and p_incident.resolved_at is null then p_incident.response_due_at end,
+    'next_update_due_at', p_incident.next_update_due_at,
+    'root_cause', p_incident.root_cause,
+    'fix', p_incident.fix,
+    'prevention', p_incident.prevention,
+    'post_mortem_on', p_incident.post_mortem_on,
+    'alerts', coalesce((
+      select jsonb_agg(left(linked.name, 200) order by linked.alert_id)
+      from (
+        select alert.alert_id, alert.name
+        from monitor.incident_alerts as link
+        join monitor.system_alerts as alert using (alert_id)
+        where link.incident_id = p_incident.incident_id
+        order by alert.alert_id
+        limit 20
+      ) as linked), '[]'),
+    'runbook_url', (
+      select alert.runbook_url
+      from monitor.incident_alerts as link
+      join monitor.system_alerts as alert using (alert_id)
+      where link.incident_id = p_incident.incident_id and alert.runbook_url is not null
+      order by alert.alert_id
+      limit 1));
+$function$;
+grant execute on function monitor.incident_payload(monitor.incidents,text,text) to service_role;
+comment on function monitor.incident_payload(monitor.incidents,text,text) is 'A message about an incident, as IncidentPayload of shared/contract/notifications.ts. response_due_at is null once somebody has responded.';
+
+CREATE OR REPLACE FUNCTION monitor.incident_timeline(p_incident_id bigint, p_after_event_id bigint DEFAULT NULL::bigint, p_limit integer DEFAULT 500)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+AS $function$
+declare
+  v_after  timestamptz := '-infinity';
+begin
+  if p_limit is null or p_limit not between 1 and 1000 then
+    raise exception 'p_limit must be from 1 to 1000, got %', p_limit
+      using errcode = 'invalid_parameter_value', hint = 'Read further pages with p_after_event_id.';
+  end if;
+  if not exists (select from monitor.incidents where incident_id = p_incident_id) then
+    raise exception 'no such incident: %', p_incident_id
+      using errcode = 'no_data_found', hint = 'Incidents are the rows of monitor.incidents; only admins see them.';
+  end if;
+  if p_after_event_id is not null then
+    select happened_at into v_after
+    from monitor.incident_events where incident_id = p_incident_id and event_id = p_after_event_id;
+    if not found then
+      raise exception 'incident % has no event %', p_incident_id, p_after_event_id
+        using errcode = 'no_data_found', hint = 'Pass next_event_id of the page before.';
+    end if;
+  end if;
+  return (
+    select jsonb_build_object(
+      'events', coalesce(jsonb_agg(to_jsonb(event) - 'incident_id' order by event.happened_at, event.event_id), '[]'),
+      'next_event_id', case when count(*) = p_limit then (array_agg(event.event_id order by event.happened_at desc, event.event_id desc))[1] end)
+    from (
+      select * from monitor.incident_events
+      where incident_id = p_incident_id and (happened_at, event_id) > (v_after, coalesce(p_after_event_id, 0))
+      order by happened_at, event_id
+      limit p_limit
+    ) as event);
+end;
+$function$;
+grant execute on function monitor.incident_timeline(bigint,bigint,integer) to authenticated;
+grant execute on function monitor.incident_timeline(bigint,bigint,integer) to service_role;
+comment on function monitor.incident_timeline(bigint,bigint,integer) is 'What happened, in order of when it was so: {events: [{event_id, happened_at, recorded_at, actor, kind, description, source_key}], next_event_id}; next_event_id is null on the last page, else pass it as p_after_event_id. Errors: P0002 for an unknown incident, as all are to a user who is no admin, or event, 22023 for a wrong p_limit.';
+
 CREATE OR REPLACE FUNCTION monitor.ingest_samples(p_series jsonb, p_positions integer[], p_times bigint[], p_values double precision[], p_now timestamp with time zone DEFAULT now())
  RETURNS jsonb
  LANGUAGE sql
@@ -3291,6 +5226,26 @@ AS $function$
 $function$;
 grant execute on function monitor.ingest_samples(jsonb,integer[],bigint[],double precision[],timestamp with time zone) to service_role;
 comment on function monitor.ingest_samples(jsonb,integer[],bigint[],double precision[],timestamp with time zone) is 'monitor.write_samples for what senders bring.';
+
+CREATE OR REPLACE FUNCTION monitor.instances_are_readable(p_instances jsonb)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO ''
+AS $function$
+  select not exists (
+    select from jsonb_array_elements(p_instances) as instance
+    where jsonb_typeof(instance -> 'labels') is distinct from 'object'
+      or coalesce(instance ->> 'state', '') not in ('pending', 'firing')
+      or coalesce(jsonb_typeof(instance -> 'annotations'), 'object') <> 'object'
+      or coalesce(jsonb_typeof(instance -> 'no_data'), 'null') not in ('boolean', 'null')
+      or exists (
+        select from unnest('{active_at,fired_at}'::text[]) as field
+        where coalesce(instance ->> field, '2000-01-01T00:00:00Z') !~ '^[12][0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]+)?Z$'
+          and coalesce(instance ->> field, '') !~ '^[12][0-9]{3}-(0[13-9]|1[0-2])-30T|^[12][0-9]{3}-(0[13578]|1[02])-31T'));
+$function$;
+grant execute on function monitor.instances_are_readable(jsonb) to service_role;
+comment on function monitor.instances_are_readable(jsonb) is 'Whether the alerts that a rule remembers are such: one that somebody has made a mess of must not keep all others from being told.';
 
 CREATE OR REPLACE FUNCTION monitor.interpolate(p_steps double precision[], p_place double precision)
  RETURNS double precision
@@ -3319,7 +5274,33 @@ grant execute on function monitor.interpolate(double precision[],double precisio
 grant execute on function monitor.interpolate(double precision[],double precision) to service_role;
 comment on function monitor.interpolate(double precision[],double precision) is 'The value at p_place, counted in steps from where the first one begins, between the centres of the two nearest steps; null outside, and in a step that has none.';
 
-CREATE OR REPLACE FUNCTION monitor.invoke_function(p_job text, p_now timestamp with time zone DEFAULT now())
+CREATE OR REPLACE FUNCTION monitor.invoke_followers(p_job text, p_scheduled_at timestamp with time zone, p_now timestamp with time zone)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_follower  record;
+begin
+  for v_follower in
+    select job, is_on_demand from monitor.job_schedules
+    -- One that is to run less often is called by cron alone.
+    where follows = p_job and is_function and (is_on_demand or schedule = '* * * * *')
+    order by job
+  loop
+    if v_follower.is_on_demand then
+      perform monitor.wake_deliverer(p_now, 60);
+    else
+      perform monitor.invoke_function(v_follower.job, p_scheduled_at, p_queued_at => p_now);
+    end if;
+  end loop;
+end;
+$function$;
+grant execute on function monitor.invoke_followers(text,timestamp with time zone,timestamp with time zone) to service_role;
+comment on function monitor.invoke_followers(text,timestamp with time zone,timestamp with time zone) is 'Calls the jobs that follow one that has ended, for its minute; delivering only if something is due within a minute.';
+
+CREATE OR REPLACE FUNCTION monitor.invoke_function(p_job text, p_now timestamp with time zone DEFAULT now(), p_trigger text DEFAULT 'cron'::text, p_queued_at timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS uuid
  LANGUAGE plpgsql
  SET search_path TO ''
@@ -3333,17 +5314,22 @@ declare
   v_request_id  bigint;
   v_reason      text;
 begin
-  select timeout_milliseconds into v_timeout from monitor.job_schedules where job = p_job and is_function;
+  if p_trigger is null or p_trigger not in ('cron', 'chain') then
+    raise exception 'p_trigger must be cron or chain, got %', p_trigger
+      using errcode = 'invalid_parameter_value', hint = 'A run that a person calls for is manual and is not invoked from here.';
+  end if;
+  -- Jobs before runs: who ends a run has locked this row already, and comes to the runs next.
+  select timeout_milliseconds into v_timeout from monitor.job_schedules where job = p_job and is_function for key share;
   if not found then
     raise exception 'no such function: %', p_job
       using errcode = 'invalid_parameter_value', hint = 'Functions are the rows of monitor.job_schedules with is_function.';
   end if;
 
   insert into monitor.job_runs (job, trigger, scheduled_at, queued_at, state)
-  values (p_job, 'cron', date_trunc('minute', p_now, 'UTC'), p_now, 'queued')
+  values (p_job, p_trigger, date_trunc('minute', p_now, 'UTC'), coalesce(p_queued_at, p_now), 'queued')
   on conflict (job, scheduled_at) where trigger = 'cron' do nothing
   returning run_id into v_run_id;
-  if v_run_id is null then -- cron fired twice in this minute: once is enough
+  if v_run_id is null then -- it has been called for this minute: once is enough
     return (
       select run_id from monitor.job_runs
       where job = p_job and trigger = 'cron' and scheduled_at = date_trunc('minute', p_now, 'UTC'));
@@ -3352,7 +5338,7 @@ begin
   select jobs_enabled into v_enabled from monitor.settings;
   if not v_enabled then
     update monitor.job_runs
-    set outcome = 'skipped', finished_at = p_now, error = 'jobs are switched off',
+    set outcome = 'skipped', finished_at = coalesce(p_queued_at, p_now), error = 'jobs are switched off',
         state = 'skipped', reason = 'jobs are switched off', is_settled = true
     where run_id = v_run_id;
     return v_run_id;
@@ -3386,13 +5372,13 @@ begin
     update monitor.job_runs set request_id = v_request_id where run_id = v_run_id;
   else
     update monitor.job_runs
-    set outcome = 'failed', finished_at = p_now, error = v_reason, state = 'failed', reason = v_reason, is_settled = true
+    set outcome = 'failed', finished_at = coalesce(p_queued_at, p_now), error = v_reason, state = 'failed', reason = v_reason, is_settled = true
     where run_id = v_run_id;
   end if;
   return v_run_id;
 end;
 $function$;
-comment on function monitor.invoke_function(text,timestamp with time zone) is 'Called by pg_cron: records a run of an edge function as queued and posts to it, with the URL and key that Vault keeps as project_url and cron_secret_key. A missing secret or extension is a failed run with the reason. A second call in the same minute changes nothing. Returns the run. Errors: 22023 for an unknown function.';
+comment on function monitor.invoke_function(text,timestamp with time zone,text,timestamp with time zone) is 'Called by pg_cron and by the end of another job: records a run of an edge function as queued and posts to it, with the URL and key that Vault keeps as project_url and cron_secret_key. A missing secret or extension is a failed run with the reason. A second call for the same minute changes nothing, unless it is a chain''s. p_queued_at is when it is called, if not in its minute. Returns the run. Errors: 22023 for an unknown function or trigger.';
 
 CREATE OR REPLACE FUNCTION monitor.is_admin()
  RETURNS boolean
@@ -3485,6 +5471,26 @@ $function$;
 grant execute on function monitor.judge_run(monitor.job_runs,timestamp with time zone) to service_role;
 comment on function monitor.judge_run(monitor.job_runs,timestamp with time zone) is 'What the witnesses of a run say together. 2xx and finished: succeeded. Timed out but finished: succeeded, slow. 2xx without finish: failed. 409: skipped. Other 3xx-5xx or no connection: failed with the status. Nothing for 3 minutes: lost.';
 
+CREATE OR REPLACE FUNCTION monitor.keep_escalation_channels()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_levels  text;
+begin
+  select string_agg(level::text, ', ' order by level) into v_levels
+  from monitor.escalation_levels where old.channel = any (channels);
+  if v_levels is not null then
+    raise exception 'channel % is used by escalation level %', old.channel, v_levels
+      using errcode = 'dependent_objects_still_exist',
+            hint = 'Save that level with other channels first: select monitor.save_escalation_level(…).';
+  end if;
+  return old;
+end;
+$function$;
+comment on function monitor.keep_escalation_channels() is 'Trigger of notification_channels: one that an escalation goes by is not deleted. Errors: 2BP01.';
+
 CREATE OR REPLACE FUNCTION monitor.label_anomaly_span(p_series_id integer, p_label text, p_from timestamp with time zone, p_until timestamp with time zone, p_note text DEFAULT NULL::text, p_now timestamp with time zone DEFAULT now())
  RETURNS bigint
  LANGUAGE plpgsql
@@ -3541,6 +5547,316 @@ $function$;
 grant execute on function monitor.labels_are_valid(jsonb) to service_role;
 comment on function monitor.labels_are_valid(jsonb) is 'True for a JSON object of non-empty strings whose names are Prometheus label names. An empty value means "no such label" in Prometheus, so it is not stored.';
 
+CREATE OR REPLACE FUNCTION monitor.lease_notifications(p_kinds text[] DEFAULT '{email,slack,pagerduty,webhook,heartbeat}'::text[], p_limit integer DEFAULT 20, p_lease_seconds double precision DEFAULT 60, p_now timestamp with time zone DEFAULT clock_timestamp())
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  c_horizon constant interval := interval '5 seconds'; -- a mail that would have to wait for longer stays for whoever comes then
+  v_enabled   boolean;
+  v_mail_at   timestamptz;
+  v_leased    jsonb;
+  v_settings  monitor.settings;
+begin
+  if p_limit is null or p_limit not between 1 and 200 or p_lease_seconds is null or p_lease_seconds not between 1 and 600 then
+    raise exception 'p_limit must be 1 to 200, p_lease_seconds 1 to 600, got % and %', p_limit, p_lease_seconds
+      using errcode = 'invalid_parameter_value', hint = 'A lease outlives the call that sends.';
+  end if;
+  select * into v_settings from monitor.settings;
+  v_enabled := v_settings.notifications_enabled and v_settings.jobs_enabled;
+
+  -- Who holds this row gives out the times at which mails may be sent, whoever sends them.
+  perform from monitor.alerting_state for update;
+  v_mail_at := greatest(monitor.next_mail_at(p_now), p_now);
+
+  with pending as (
+    select notification.notification_id, notification.channel, notification.next_attempt_at, notification.lease_until,
+      channel.kind, channel.config, channel.consecutive_failures >= 3 as is_failing,
+      -- What is told of one group or incident comes in order: what is over must not be said before that it began.
+      num_nulls(notification.group_id, notification.incident_id) = 2 or row_number() over (
+        partition by notification.channel, notification.group_id, notification.incident_id
+        order by notification.notification_id) = 1 as is_first
+    from monitor.notifications as notification
+    join monitor.notification_channels as channel using (channel)
+    where v_enabled and notification.state = 'pending' and channel.enabled and channel.kind = any (p_kinds)
+  ), due as (
+    select pending.*, row_number() over (partition by channel order by next_attempt_at, notification_id) as in_channel
+    from pending
+    where is_first
+      -- What lies far ahead was written by a clock that stood wrong.
+      and (next_attempt_at <= p_now or next_attempt_at > p_now + interval '1 day')
+      and (lease_until is null or lease_until <= p_now or lease_until > p_now + interval '20 minutes')
+  ), ready as (
+    select due.*, row_number() over (partition by kind order by is_failing, next_attempt_at, notification_id) as in_kind
+    from due
+    -- One try a time of a channel that fails, after all that work, or whoever hangs there would keep the others waiting.
+    where not is_failing or in_channel = 1
+  ), chosen as (
+    select * from ready
+    -- Of these one after another is sent: whoever dies, or a provider that hangs, keeps no more than one.
+    where (kind not in ('email', 'slack') or in_kind = 1)
+      and (kind <> 'email' or v_mail_at <= p_now + c_horizon)
+    order by is_failing, next_attempt_at, notification_id
+    limit p_limit
+  ), locked as materialized (
+    select notification.notification_id from monitor.notifications as notification
+    where notification.notification_id in (select notification_id from chosen)
+      -- Asked again of the row as it is once it is locked: somebody may have recorded just now what came of it.
+      and notification.state = 'pending'
+      and (notification.lease_until is null or notification.lease_until <= p_now
+        or notification.lease_until > p_now + interval '20 minutes')
+    for update of notification skip locked
+  ), slotted as (
+    select chosen.*, case when kind = 'email' then v_mail_at else p_now end as send_at
+    from chosen
+    join locked using (notification_id)
+  ), leased as (
+    update monitor.notifications as notification
+    set lease_token = gen_random_uuid(),
+        lease_until = slotted.send_at + make_interval(secs => p_lease_seconds),
+        attempt_count = notification.attempt_count + 1,
+        -- Whoever had it never said what came of it.
+        may_be_repeated = notification.may_be_repeated or notification.lease_token is not null
+    from slotted
+    where notification.notification_id = slotted.notification_id
+    returning notification.*, slotted.kind, slotted.config, slotted.send_at
+  ), moved as (
+    update monitor.alerting_state
+    set mail_slot_at = v_mail_at
+    where exists (select from leased where kind = 'email')
+  )
+  select jsonb_agg(jsonb_build_object(
+    'notification_id', notification_id,
+    'lease_token', lease_token,
+    'channel', channel,
+    'kind', kind,
+    'config', config,
+    'secret', monitor.channel_secret(channel),
+    'payload', payload,
+    'created_at', created_at,
+    'attempt', attempt_count,
+    'send_at', send_at,
+    'lease_until', lease_until,
+    'idempotency_key', idempotency_key,
+    'may_be_repeated', may_be_repeated,
+    'is_test', is_test
+  ) order by send_at, notification_id)
+  into v_leased
+  from leased;
+  return jsonb_build_object(
+    'notifications', coalesce(v_leased, '[]'), 'now', p_now, 'time_zone', v_settings.time_zone, 'external_url', v_settings.external_url);
+end;
+$function$;
+grant execute on function monitor.lease_notifications(text[],integer,double precision,timestamp with time zone) to service_role;
+comment on function monitor.lease_notifications(text[],integer,double precision,timestamp with time zone) is 'Gives out what is due of these kinds of channels, oldest first, to be sent by whoever asks: {notifications, now, time_zone, external_url} as shared/contract/notifications.ts reads it. One mail, with the time at which it may be sent, so that all deliverers together keep to mails_per_second; one for Slack, one of each failing channel, and of each group and incident the earliest. What is not recorded by the end of its lease is given out again. Errors: 22023 for a limit or lease out of range.';
+
+CREATE OR REPLACE FUNCTION monitor.link_alert(p_incident_id bigint, p_alert_id bigint, p_now timestamp with time zone DEFAULT now())
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_is_new  boolean;
+begin
+  perform monitor.require_admin('link an alert');
+  perform monitor.lock_incident(p_incident_id);
+  v_is_new := monitor.add_incident_alert(p_incident_id, p_alert_id, monitor.current_actor(), p_now);
+  perform monitor.record_incident_events(array[p_incident_id], p_now);
+  return v_is_new;
+end;
+$function$;
+grant execute on function monitor.link_alert(bigint,bigint,timestamp with time zone) to authenticated;
+grant execute on function monitor.link_alert(bigint,bigint,timestamp with time zone) to service_role;
+comment on function monitor.link_alert(bigint,bigint,timestamp with time zone) is 'Says that an alert belongs to an incident: what it does is in the timeline from then on. Returns whether it did not before. Errors: 42501 for a user who is no admin, P0002 for an unknown incident or alert, 54000 for more than 1,000.';
+
+CREATE OR REPLACE FUNCTION monitor.link_anomaly(p_incident_id bigint, p_anomaly_id bigint, p_now timestamp with time zone DEFAULT now())
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+begin
+  perform monitor.require_admin('link an anomaly');
+  perform monitor.lock_incident(p_incident_id);
+  return coalesce(monitor.add_incident_anomaly(p_incident_id, p_anomaly_id, monitor.current_actor(), p_now), 0);
+end;
+$function$;
+grant execute on function monitor.link_anomaly(bigint,bigint,timestamp with time zone) to authenticated;
+grant execute on function monitor.link_anomaly(bigint,bigint,timestamp with time zone) to service_role;
+comment on function monitor.link_anomaly(bigint,bigint,timestamp with time zone) is 'Says that an anomaly, archived or not, belongs to an incident, and copies its samples to the incident''s evidence: 2 hours around its start and its end; those yet to come follow. Returns how many samples that were, 0 if it was linked. Errors: 42501 for a user who is no admin, P0002 for an unknown incident or anomaly, 54000 for more than 100.';
+
+CREATE OR REPLACE FUNCTION monitor.list_conditions(p_components jsonb, p_now timestamp with time zone)
+ RETURNS TABLE(fingerprint text, name text, source text, severity text, labels jsonb, annotations jsonb, value text, runbook_url text, rule_id bigint, anomaly_id bigint, mode text, no_data boolean, active_at timestamp with time zone, fired_at timestamp with time zone, for_seconds double precision)
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  select
+    md5(instance.labels::text), rule.name, 'rule', rule.severity, instance.labels, coalesce(instance.annotations, '{}'), instance.last_value,
+    coalesce(instance.annotations ->> 'runbook_url', rule.runbook_url, monitor.runbook_url(rule.name)), rule.rule_id, null, rule.mode, coalesce(instance.no_data, false),
+    coalesce(instance.active_at, p_now), case when instance.state = 'firing' then coalesce(instance.fired_at, instance.active_at, p_now) end, null
+  from monitor.alert_rules as rule
+  join monitor.rule_states as state using (rule_id)
+  cross join lateral jsonb_to_recordset(state.instances) as instance (
+    labels jsonb, annotations jsonb, state text, last_value text, active_at timestamptz, fired_at timestamptz, no_data boolean)
+  where rule.kind = 'alerting' and rule.enabled and monitor.instances_are_readable(state.instances)
+
+  union all
+  select
+    md5('anomaly' || series.labels::text || series.metric), 'AnomalyDetected', 'anomaly', anomaly.severity,
+    series.labels || jsonb_build_object('alertname', 'AnomalyDetected', 'metric', series.metric),
+    jsonb_build_object(
+      'summary', format('%s is not as expected', series.metric),
+      'description', coalesce(anomaly.explanation, '')),
+    anomaly.observed::text, monitor.runbook_url('AnomalyDetected'), null, anomaly.anomaly_id, 'live', coalesce(anomaly.ended_reason = 'no_data', false),
+    anomaly.started_at, null, 0
+  from monitor.anomaly_detections as anomaly
+  join monitor.metric_series as series using (series_id)
+  cross join monitor.settings
+  where settings.anomaly_alert_severity is not null
+    and array_position('{info,warning,critical}', anomaly.severity) >= array_position('{info,warning,critical}', settings.anomaly_alert_severity)
+    and anomaly.review_state in ('open', 'acknowledged')
+    -- That no data come any more does not say that it is over; a person does, or the retention.
+    and (anomaly.ended_at is null or anomaly.ended_reason = 'no_data')
+
+  union all
+  select
+    md5('job' || job.job || job.alert), job.alert, 'job', job.severity,
+    jsonb_build_object('alertname', job.alert, 'job', job.job),
+    jsonb_build_object('summary', job.summary, 'description', job.description),
+    null, monitor.runbook_url(job.alert), null, null, 'live', false, p_now, null, job.for_seconds
+  from (
+    select
+      -- A project that slept for a night has every job overdue when it wakes: each gets the time to run first.
+      schedule.job, 'JobMissing' as alert, 'critical' as severity, case when schedule.stale_after_seconds <= 300 then 120 else 330 end as for_seconds,
+      format('Job %s has not succeeded in time', schedule.job) as summary,
+      format('Its last success was %s; it is overdue after %s s. monitor.job_runs has the runs, monitor.check_setup() what to do.',
+        coalesce('at ' || to_char(schedule.last_succeeded_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'), 'never'),
+        schedule.stale_after_seconds) as description
+    from monitor.job_schedules as schedule
+    -- The watchdog's own silence is a component of health: its runs are not recorded.
+    where schedule.is_function and p_now > coalesce(schedule.last_succeeded_at, schedule.created_at) + make_interval(secs => schedule.stale_after_seconds)
+    union all
+    select
+      schedule.job, 'JobFailing', 'warning', 0,
+      format('The last runs of job %s failed', schedule.job),
+      format('The last one: %s', coalesce(latest.reason, 'no reason known'))
+    from monitor.job_schedules as schedule
+    cross join lateral (
+      select bool_and(run.state in ('failed', 'lost')) as have_failed, count(*) as runs,
+        (array_agg(run.reason order by run.scheduled_at desc))[1] as reason
+      from (
+        select state, reason, scheduled_at from monitor.job_runs
+        where job = schedule.job and state not in ('queued', 'running', 'skipped')
+        order by scheduled_at desc, finished_at desc nulls last
+        limit case when schedule.stale_after_seconds > 7200 then 1 else 2 end -- one of a daily job is news enough
+      ) as run
+    ) as latest
+    where schedule.is_function and latest.have_failed and latest.runs = case when schedule.stale_after_seconds > 7200 then 1 else 2 end
+  ) as job
+
+  union all
+  select
+    md5('component' || (component ->> 'component')), 'ComponentUnhealthy', 'health',
+    case when component ->> 'status' = 'degraded' then 'warning' else 'critical' end,
+    jsonb_build_object('alertname', 'ComponentUnhealthy', 'component', component ->> 'component'),
+    jsonb_build_object(
+      'summary', format('The monitor''s %s: %s', component ->> 'component', component ->> 'status'),
+      'description', coalesce(component ->> 'reason', '')),
+    null, monitor.runbook_url('ComponentUnhealthy'), null, null, 'live', false, p_now, null, 120
+  from jsonb_array_elements(coalesce(p_components, '[]')) as component
+  where component ->> 'status' <> 'healthy'
+
+  union all
+  select
+    md5('gap'), 'EvaluationGap', 'health', 'warning', '{"alertname": "EvaluationGap"}',
+    jsonb_build_object(
+      'summary', format('Nothing was evaluated for %s', justify_interval(gap_ended_at - gap_began_at)),
+      'description', format('From %s to %s UTC no alert could begin or end. What happened meanwhile is in the metrics.',
+        to_char(gap_began_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI'), to_char(gap_ended_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI'))),
+    null, monitor.runbook_url('EvaluationGap'), null, null, 'live', false, gap_ended_at, null, 0
+  from monitor.alerting_state
+  where gap_ended_at <= p_now and gap_ended_at > p_now - interval '10 minutes'
+
+  union all
+  select
+    md5('channel' || channel.channel), 'ChannelFailing', 'health', 'critical',
+    jsonb_build_object('alertname', 'ChannelFailing', 'channel', channel.channel),
+    jsonb_build_object(
+      'summary', format('Messages by channel %s do not arrive', channel.channel),
+      'description', coalesce(refusal.reason, channel.last_error, 'it fails')),
+    null, monitor.runbook_url('ChannelFailing'), null, null, 'live', false, coalesce(channel.failing_since, p_now), null, 0
+  from monitor.notification_channels as channel
+  cross join lateral (
+    select monitor.refuse_channel(channel.kind, channel.config, monitor.channel_secret(channel.channel)) as reason
+  ) as refusal
+  where channel.enabled and (channel.failing_since is not null or refusal.reason is not null);
+$function$;
+grant execute on function monitor.list_conditions(jsonb,timestamp with time zone) to service_role;
+comment on function monitor.list_conditions(jsonb,timestamp with time zone) is 'All that should be an alert now, from all sources: rules as last evaluated, open anomalies from settings.anomaly_alert_severity on, jobs that are overdue or fail, components of health ([{component, status, reason}]) that are not healthy, channels that fail, and ten minutes after it that there was a gap in evaluating. What has no fired_at fires when it has held for for_seconds.';
+
+CREATE OR REPLACE FUNCTION monitor.list_mutes(p_now timestamp with time zone, p_time_zone text)
+ RETURNS TABLE(alert_id bigint, decision text, detail text)
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  with silence as (
+    select silence.matchers, format('by %s until %s: %s (silence %s)', silence.created_by,
+      to_char(monitor.silence_holds_until(silence, p_now, p_time_zone) at time zone p_time_zone, 'YYYY-MM-DD HH24:MI'),
+      silence.reason, silence.silence_id) as detail, 1 as place, silence.silence_id as id
+    from monitor.silences as silence
+    where silence.starts_at <= p_now and silence.ends_at > p_now and monitor.silence_holds(silence, p_now, p_time_zone)
+    union all
+    select coalesce(planned.matchers, '[]'), format('by %s until %s: %s (maintenance %s)', planned.created_by,
+      to_char(planned.ends_at at time zone p_time_zone, 'YYYY-MM-DD HH24:MI'), planned.reason, planned.maintenance_window_id),
+      2, planned.maintenance_window_id
+    from monitor.maintenance_windows as planned
+    where planned.starts_at <= p_now and planned.ends_at > p_now
+  ), silenced as (
+    select distinct on (matched.alert_id) matched.alert_id, silence.detail
+    from silence
+    cross join lateral monitor.match_open_alerts(silence.matchers) as matched
+    order by matched.alert_id, silence.place, silence.id
+  ), inhibitor as (
+    select rule.name, rule.equal_labels, matched.alert_id, alert.name as alert_name, key.equal_values,
+      exists (select from monitor.match_open_alerts(rule.target_matchers) as target where target.alert_id = matched.alert_id) as is_target
+    from monitor.inhibition_rules as rule
+    cross join lateral monitor.match_open_alerts(rule.source_matchers) as matched
+    join monitor.system_alerts as alert on alert.alert_id = matched.alert_id and alert.state = 'firing' and alert.mode = 'live'
+    cross join lateral (
+      select array(select coalesce(alert.labels ->> label, '') from unnest(rule.equal_labels) as label) as equal_values
+    ) as key
+  ), target as (
+    select rule.name, rule.equal_labels, matched.alert_id, key.equal_values,
+      exists (select from inhibitor where inhibitor.name = rule.name and inhibitor.alert_id = matched.alert_id) as is_source
+    from monitor.inhibition_rules as rule
+    cross join lateral monitor.match_open_alerts(rule.target_matchers) as matched
+    join monitor.system_alerts as alert on alert.alert_id = matched.alert_id and alert.state = 'firing'
+    cross join lateral (
+      select array(select coalesce(alert.labels ->> label, '') from unnest(rule.equal_labels) as label) as equal_values
+    ) as key
+  ), inhibited as (
+    select distinct on (target.alert_id) target.alert_id,
+      format('by alert %s %s (inhibition %s)', inhibitor.alert_id, inhibitor.alert_name, inhibitor.name) as detail
+    from target
+    join inhibitor on inhibitor.name = target.name and inhibitor.equal_values = target.equal_values
+      and inhibitor.alert_id <> target.alert_id
+      -- Those on both sides do not inhibit each other, or nobody would be told.
+      and not (target.is_source and inhibitor.is_target)
+    order by target.alert_id, inhibitor.alert_id
+  )
+  select silenced.alert_id, 'silenced', silenced.detail from silenced
+  union all
+  select inhibited.alert_id, 'inhibited', inhibited.detail
+  from inhibited
+  where not exists (select from silenced where silenced.alert_id = inhibited.alert_id);
+$function$;
+grant execute on function monitor.list_mutes(timestamp with time zone,text) to service_role;
+comment on function monitor.list_mutes(timestamp with time zone,text) is 'The open alerts that are not to be told now, each with silenced or inhibited and by what. Silences and maintenance first. As in Alertmanager, what is silenced or inhibited inhibits all the same, and two alerts that are on both sides of a rule do not inhibit each other.';
+
 CREATE OR REPLACE FUNCTION monitor.list_retention_steps()
  RETURNS jsonb
  LANGUAGE sql
@@ -3553,6 +5869,26 @@ AS $function$
 $function$;
 grant execute on function monitor.list_retention_steps() to service_role;
 comment on function monitor.list_retention_steps() is 'The entities that retention works on, in order of execution.';
+
+CREATE OR REPLACE FUNCTION monitor.lock_incident(p_incident_id bigint)
+ RETURNS monitor.incidents
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_incident  monitor.incidents;
+begin
+  -- Not `for update`: whoever writes to the timeline meanwhile need not wait.
+  select * into v_incident from monitor.incidents where incident_id = p_incident_id for no key update;
+  if not found then
+    raise exception 'no such incident: %', p_incident_id
+      using errcode = 'no_data_found', hint = 'Incidents are the rows of monitor.incidents.';
+  end if;
+  return v_incident;
+end;
+$function$;
+grant execute on function monitor.lock_incident(bigint) to service_role;
+comment on function monitor.lock_incident(bigint) is 'An incident, which nobody else changes until the transaction ends. Errors: P0002 for an unknown one.';
 
 CREATE OR REPLACE FUNCTION monitor.mark_deploy(p_label text, p_at timestamp with time zone DEFAULT now(), p_matchers jsonb DEFAULT NULL::jsonb, p_now timestamp with time zone DEFAULT now())
  RETURNS bigint
@@ -3585,6 +5921,31 @@ $function$;
 grant execute on function monitor.mark_deploy(text,timestamp with time zone,jsonb,timestamp with time zone) to authenticated;
 grant execute on function monitor.mark_deploy(text,timestamp with time zone,jsonb,timestamp with time zone) to service_role;
 comment on function monitor.mark_deploy(text,timestamp with time zone,jsonb,timestamp with time zone) is 'Notes a deploy of what the matching series (null: all) are of: a level that changes with it is taken for the new one. Returns its deploy_mark_id. Errors: 42501 for a user who is no admin, 22023 for no label, no time or malformed matchers, 2201B for a pattern that is none, 23514 for matchers beyond 8 KiB.';
+
+CREATE OR REPLACE FUNCTION monitor.match_open_alerts(p_matchers jsonb)
+ RETURNS TABLE(alert_id bigint)
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  select alert.alert_id
+  from monitor.system_alerts as alert
+  where alert.resolved_at is null
+    -- Most matchers ask for equality: that is one containment, and only the rest is looked at one by one.
+    and alert.labels @> (
+      select coalesce(jsonb_object_agg(matcher ->> 'name', matcher -> 'value'), '{}')
+      from jsonb_array_elements(p_matchers) as matcher
+      where matcher ->> 'op' = '=' and matcher ->> 'value' <> '' and matcher ->> 'name' <> '__name__')
+    and (p_matchers @? '$[*] ? (@.op != "=" || @.value == "" || @.name == "__name__")') is distinct from true
+  union all
+  select alert.alert_id
+  from monitor.system_alerts as alert
+  where alert.resolved_at is null
+    and p_matchers @? '$[*] ? (@.op != "=" || @.value == "" || @.name == "__name__")'
+    and monitor.satisfies_matchers(coalesce(alert.labels ->> 'metric', ''), alert.labels, p_matchers);
+$function$;
+grant execute on function monitor.match_open_alerts(jsonb) to service_role;
+comment on function monitor.match_open_alerts(jsonb) is 'The open alerts whose labels satisfy all matchers; all without any. The name of a series is known of anomalies alone.';
 
 CREATE OR REPLACE FUNCTION monitor.match_selectors(p_selectors jsonb)
  RETURNS TABLE(selector integer, series_id integer)
@@ -3723,6 +6084,47 @@ AS $function$
 $function$;
 comment on function monitor.may_administer() is 'Whether the caller may change what admins may: a user in monitor.admins, service_role, the owner of this schema. For use in security definer functions, where current_user is no longer the caller. Any other role may not.';
 
+CREATE OR REPLACE FUNCTION monitor.measure_incident(p_incident_id bigint)
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  select jsonb_build_object(
+    'detected_at', known.detected_at,
+    'acknowledged_at', known.acknowledged_at,
+    'mitigated_at', known.mitigated_at,
+    'resolved_at', known.resolved_at,
+    'detect_seconds', extract(epoch from known.detected_at - known.started_at),
+    -- Not less than 0: whoever was on it detected it.
+    'acknowledge_seconds', extract(epoch from known.acknowledged_at - known.detected_at),
+    'mitigate_seconds', extract(epoch from known.mitigated_at - known.started_at),
+    'resolve_seconds', extract(epoch from known.resolved_at - known.started_at))
+  from (
+    select incident.started_at, incident.resolved_at, coalesce(incident.mitigated_at, incident.resolved_at) as mitigated_at,
+      response.acknowledged_at,
+      -- By an alert, by who wrote it down, or by who was on it before it was written down.
+      greatest(incident.started_at, least(incident.opened_at, response.acknowledged_at, (
+        select min(least(alert.fired_at, alert.recent_firings[1], event.happened_at))
+        from monitor.incident_alerts as link
+        join monitor.system_alerts as alert using (alert_id)
+        left join monitor.incident_events as event
+          on event.incident_id = link.incident_id and event.source_key = format('alert:%s:fired:1', link.alert_id)
+        where link.incident_id = incident.incident_id))) as detected_at
+    from monitor.incidents as incident
+    cross join lateral (
+      -- The first one, also if it was opened again since.
+      select coalesce(min(event.happened_at), incident.acknowledged_at) as acknowledged_at
+      from monitor.incident_events as event
+      where event.incident_id = incident.incident_id and event.kind = 'acknowledged'
+    ) as response
+    where incident.incident_id = p_incident_id
+  ) as known;
+$function$;
+grant execute on function monitor.measure_incident(bigint) to authenticated;
+grant execute on function monitor.measure_incident(bigint) to service_role;
+comment on function monitor.measure_incident(bigint) is 'When an incident was detected, acknowledged, mitigated and resolved, and the seconds that took: to acknowledge counts from the detection, the others from the start. One that was resolved without monitoring was mitigated by that. Null what has not happened, or for an unknown incident.';
+
 CREATE OR REPLACE FUNCTION monitor.merge_late_samples(p_day date, p_limit integer)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -3826,6 +6228,76 @@ $function$;
 grant execute on function monitor.monitor_bytes() to service_role;
 comment on function monitor.monitor_bytes() is 'Bytes on disk of all tables of this schema, with indexes and TOAST.';
 
+CREATE OR REPLACE FUNCTION monitor.next_mail_at(p_now timestamp with time zone)
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  select mail_slot_at + make_interval(secs => 1 / greatest(settings.mails_per_second, 0.001))
+  from monitor.alerting_state
+  cross join monitor.settings
+  where mail_slot_at <= p_now + interval '1 minute'; -- what lies further ahead was written by a clock that stood wrong
+$function$;
+grant execute on function monitor.next_mail_at(timestamp with time zone) to service_role;
+comment on function monitor.next_mail_at(timestamp with time zone) is 'When the next mail may be sent by mails_per_second, whoever sends it; it may be past. Null: at once.';
+
+CREATE OR REPLACE FUNCTION monitor.next_notification_at(p_now timestamp with time zone DEFAULT now())
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  select case when notifications_enabled and jobs_enabled then least(
+    (
+      -- As lease_notifications gives them out, or whoever is called for what it does not give out is called again and again.
+      select min(greatest(next_attempt_at, lease_until, case when kind = 'email'
+        then (select monitor.next_mail_at(p_now)) - interval '5 seconds' end))
+      from (
+        select notification.next_attempt_at, notification.lease_until, channel.kind,
+          num_nulls(notification.group_id, notification.incident_id) = 2 or row_number() over (
+            partition by notification.channel, notification.group_id, notification.incident_id
+            order by notification.notification_id) = 1 as is_first
+        from monitor.notifications as notification
+        join monitor.notification_channels as channel using (channel)
+        where notification.state = 'pending' and channel.enabled
+      ) as pending
+      where is_first
+    ),
+    (select min(next_flush_at) from monitor.alert_groups)) end
+  from monitor.settings;
+$function$;
+grant execute on function monitor.next_notification_at(timestamp with time zone) to service_role;
+comment on function monitor.next_notification_at(timestamp with time zone) is 'When something is due to be sent or a group to be looked at; it may be past. Null: nothing, or sending is switched off.';
+
+CREATE OR REPLACE FUNCTION monitor.note_incident(p_incident_id bigint, p_text text, p_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_now timestamp with time zone DEFAULT now())
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_text  text := monitor.check_incident_text('p_text', p_text, 10000);
+  v_at    timestamptz := coalesce(p_at, p_now);
+begin
+  perform monitor.require_admin('note something about an incident');
+  perform monitor.lock_incident(p_incident_id);
+  if v_text is null then
+    raise exception 'a note needs a text'
+      using errcode = 'invalid_parameter_value', hint = 'What was seen, tried or decided.';
+  end if;
+  -- What led to it may be from before it began.
+  if not (v_at <= p_now and v_at > '-infinity') then
+    raise exception 'p_at must not be in the future, got %', v_at
+      using errcode = 'invalid_parameter_value', hint = 'When it was so. Left out, it is now.';
+  end if;
+  return monitor.write_incident_event(p_incident_id, 'note', v_text, v_at, monitor.current_actor(), p_now);
+end;
+$function$;
+grant execute on function monitor.note_incident(bigint,text,timestamp with time zone,timestamp with time zone) to authenticated;
+grant execute on function monitor.note_incident(bigint,text,timestamp with time zone,timestamp with time zone) to service_role;
+comment on function monitor.note_incident(bigint,text,timestamp with time zone,timestamp with time zone) is 'Adds a note to the timeline, at p_at. Returns its event_id. Errors: 42501 for a user who is no admin, P0002 for an unknown incident, 22023 for no text, one beyond 10,000 characters, or a time in the future.';
+
 CREATE OR REPLACE FUNCTION monitor.open_days(p_days date[], p_now timestamp with time zone)
  RETURNS void
  LANGUAGE plpgsql
@@ -3856,6 +6328,120 @@ end;
 $function$;
 grant execute on function monitor.open_days(date[],timestamp with time zone) to service_role;
 comment on function monitor.open_days(date[],timestamp with time zone) is 'Makes sure that samples of these UTC days have somewhere to go, from 7 days before p_now to the next day; leaves alone days that are known, also dropped ones, and those outside. Errors: 55P03 when a table stayed locked for 2 s.';
+
+CREATE OR REPLACE FUNCTION monitor.open_incident(p_title text, p_severity text, p_started_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_components text[] DEFAULT '{}'::text[], p_alert_ids bigint[] DEFAULT '{}'::bigint[], p_anomaly_ids bigint[] DEFAULT '{}'::bigint[], p_text text DEFAULT NULL::text, p_channels text[] DEFAULT NULL::text[], p_tell boolean DEFAULT true, p_now timestamp with time zone DEFAULT now())
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_actor       text := monitor.current_actor();
+  v_title       text := monitor.check_incident_text('p_title', regexp_replace(p_title, '[[:cntrl:][:space:]]+', ' ', 'g'), 200);
+  v_text        text := monitor.check_incident_text('p_text', p_text, 10000);
+  v_started_at  timestamptz := coalesce(p_started_at, p_now);
+  v_incident    monitor.incidents;
+  v_id          bigint;
+  v_told        text[] := '{}';
+begin
+  perform monitor.require_admin('open an incident');
+  if v_title is null then
+    raise exception 'an incident needs a title'
+      using errcode = 'invalid_parameter_value', hint = 'In at most 200 characters what is wrong, as whoever is hit by it would say it.';
+  end if;
+  if p_severity is null or p_severity not in ('P0', 'P1', 'P2', 'P3') then
+    raise exception 'p_severity must be P0, P1, P2 or P3, got %', p_severity
+      using errcode = 'invalid_parameter_value', hint = 'P0 wants a response within 15 minutes, P1 an hour, P2 4 hours, P3 a day.';
+  end if;
+  if not (v_started_at <= p_now and v_started_at > p_now - interval '10 years') then
+    raise exception 'p_started_at must be within the last 10 years and not in the future, got %', v_started_at
+      using errcode = 'invalid_parameter_value', hint = 'When it began, which may be before anyone knew. Left out, it is now.';
+  end if;
+  v_incident := monitor.create_incident(
+    v_title, p_severity, v_started_at, monitor.check_components(p_components), null, monitor.check_channels(p_channels),
+    'Opened by hand' || coalesce(': ' || v_text, '.'), v_actor, p_now);
+  foreach v_id in array coalesce(p_alert_ids, '{}') loop
+    perform monitor.add_incident_alert(v_incident.incident_id, v_id, v_actor, p_now);
+  end loop;
+  foreach v_id in array coalesce(p_anomaly_ids, '{}') loop
+    perform monitor.add_incident_anomaly(v_incident.incident_id, v_id, v_actor, p_now);
+  end loop;
+  perform monitor.record_incident_events(array[v_incident.incident_id], p_now);
+  if p_tell is not false then
+    v_told := monitor.write_incident_message(v_incident, 'alert', coalesce(v_text, v_title), null, null, v_actor, p_now);
+  end if;
+  return (
+    select to_jsonb(incident) || jsonb_build_object('told', v_told)
+    from monitor.incidents as incident where incident_id = v_incident.incident_id);
+end;
+$function$;
+grant execute on function monitor.open_incident(text,text,timestamp with time zone,text[],bigint[],bigint[],text,text[],boolean,timestamp with time zone) to authenticated;
+grant execute on function monitor.open_incident(text,text,timestamp with time zone,text[],bigint[],bigint[],text,text[],boolean,timestamp with time zone) to service_role;
+comment on function monitor.open_incident(text,text,timestamp with time zone,text[],bigint[],bigint[],text,text[],boolean,timestamp with time zone) is 'Opens an incident by hand, with its alerts and anomalies, and tells it unless p_tell is false, by p_channels or those of level 1; if there is none the timeline says so. Returns its row and told, the channels. Errors: 42501 for a user who is no admin; 22023 for no title, an unknown severity, a start in the future or more than 10 years ago, a text, component or list that is too long, or a channel that is unknown or switched off; P0002 for an unknown alert or anomaly; 54000 for more than 1,000 alerts or 100 anomalies.';
+
+CREATE OR REPLACE FUNCTION monitor.open_incident_of_alert(p_alert_id bigint, p_now timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_alert     monitor.system_alerts;
+  v_known     bigint;
+  v_incident  monitor.incidents;
+  v_before    text;
+  v_text      text;
+  v_told      text[];
+begin
+  select * into v_alert from monitor.system_alerts where alert_id = p_alert_id;
+  select incident.incident_id into v_known
+  from monitor.incidents as incident
+  where incident.resolved_at is null and (incident.fingerprint = v_alert.fingerprint or exists (
+    select from monitor.incident_alerts as link
+    join monitor.system_alerts as other using (alert_id)
+    where link.incident_id = incident.incident_id and other.fingerprint = v_alert.fingerprint))
+  order by incident.incident_id
+  limit 1;
+  if v_known is not null then
+    -- Whoever works on it may be resolving it: that is known the next time.
+    perform from monitor.incidents where incident_id = v_known and resolved_at is null for no key update skip locked;
+    if found and monitor.add_incident_alert(v_known, p_alert_id, 'pgvigil', p_now) then
+      return jsonb_build_object('linked', 1);
+    end if;
+    return '{}';
+  end if;
+
+  select format('Incident %s, which had the same alert, was resolved %s before. ', before.incident_id,
+    monitor.describe_duration(p_now - before.resolved_at)) into v_before
+  from monitor.incidents as before
+  where before.resolved_at > p_now - interval '24 hours' and (before.fingerprint = v_alert.fingerprint or exists (
+    select from monitor.incident_alerts as link
+    join monitor.system_alerts as other using (alert_id)
+    where link.incident_id = before.incident_id and other.fingerprint = v_alert.fingerprint))
+  order by before.resolved_at desc
+  limit 1;
+  v_text := left(coalesce(v_before, '') || coalesce(
+    nullif(btrim(v_alert.annotations ->> 'description'), ''), nullif(btrim(v_alert.annotations ->> 'summary'), ''), v_alert.name), 10000);
+  v_incident := monitor.create_incident(
+    coalesce((
+      select nullif(btrim(left(regexp_replace(text, '[[:cntrl:][:space:]]+', ' ', 'g'), 200)), '')
+      from unnest(array[v_alert.annotations ->> 'summary', v_alert.name]) with ordinality as named (text, place)
+      where text ~ '\S'
+      order by place
+      limit 1), format('Alert %s', p_alert_id)),
+    v_alert.labels ->> 'pgvigil_incident', least(v_alert.active_at, v_alert.fired_at, p_now), '{}', v_alert.fingerprint, null,
+    format('Opened by alert %s (%s) and its label pgvigil_incident. %s', p_alert_id, v_alert.name,
+      case when v_before is null then '' else v_before || 'This is a new one: that one is not opened again by itself.' end),
+    'pgvigil', p_now);
+  if v_incident.incident_id is null then
+    return '{}'; -- somebody else has opened it in this moment
+  end if;
+  perform monitor.add_incident_alert(v_incident.incident_id, p_alert_id, 'pgvigil', p_now);
+  v_told := monitor.write_incident_message(v_incident, 'alert', v_text, null, null, 'pgvigil', p_now);
+  return jsonb_build_object('opened', 1, 'told', cardinality(v_told));
+end;
+$function$;
+grant execute on function monitor.open_incident_of_alert(bigint,timestamp with time zone) to service_role;
+comment on function monitor.open_incident_of_alert(bigint,timestamp with time zone) is 'Opens the incident that the label of an alert asks for, and tells it; or links the alert to one that is not resolved and is of the same fingerprint. Returns {opened, told} or {linked}, {} if others were faster.';
 
 CREATE OR REPLACE FUNCTION monitor.park_replay(p_series_id integer, p_error text, p_now timestamp with time zone DEFAULT now(), p_requested_at bigint DEFAULT NULL::bigint)
  RETURNS void
@@ -3888,8 +6474,8 @@ AS $function$
 declare
   c_defaults constant jsonb := '{"for_seconds": 0, "keep_firing_for_seconds": 0, "labels": {}, "annotations": {}, "no_data_policy": "keep",
     "mode": "live"}';
-  c_fields constant text[] := '{kind, name, expr, for_seconds, keep_firing_for_seconds, labels, annotations, no_data_policy, severity,
-    runbook_url, mode, enabled}';
+  c_fields constant text[] := '{kind, name, expr, for_seconds, keep_firing_for_seconds, hold_count, hold_window, clear_expr, labels,
+    annotations, no_data_policy, severity, runbook_url, mode, enabled}';
   v_rule     monitor.alert_rules;
 begin
   if jsonb_typeof(p_entry) is distinct from 'object' then
@@ -4036,6 +6622,137 @@ $function$;
 grant execute on function monitor.plan_maintenance(timestamp with time zone,timestamp with time zone,text,jsonb,timestamp with time zone) to authenticated;
 grant execute on function monitor.plan_maintenance(timestamp with time zone,timestamp with time zone,text,jsonb,timestamp with time zone) to service_role;
 comment on function monitor.plan_maintenance(timestamp with time zone,timestamp with time zone,text,jsonb,timestamp with time zone) is 'Plans a time in which nothing is told of the matching series (null: all), nor learned from them. Returns its maintenance_window_id. Errors: 42501 for a user who is no admin, 22023 for a time that is empty or beyond 30 days, no reason or malformed matchers, 2201B for a pattern that is none, 23514 for a reason beyond 2,000 characters or matchers beyond 8 KiB.';
+
+CREATE OR REPLACE FUNCTION monitor.propose_incidents(p_now timestamp with time zone DEFAULT now())
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+AS $function$
+declare
+  c_considered constant integer := 500;
+  c_candidates constant integer := 50;
+  c_reach      constant interval := interval '5 minutes';
+  c_recent     constant interval := interval '1 hour';
+  -- Labels that say what kind of thing it is, or who cares, not what it is about.
+  c_silent     constant text[] := '{alertname,severity,team,pgvigil_incident,le,quantile}';
+  v_starts     timestamptz[] := '{}';
+  v_began_at   timestamptz;
+  v_alerts     bigint[];
+  v_anomalies  bigint[];
+  v_result     jsonb;
+begin
+  v_alerts := array(
+    select alert_id from monitor.system_alerts
+    where mode = 'live' and fired_at <= p_now and (resolved_at is null or fired_at > p_now - c_recent)
+    order by fired_at desc, alert_id desc
+    limit c_considered + 1);
+  v_anomalies := array(
+    select anomaly_id from monitor.anomaly_detections
+    where started_at <= p_now and (ended_at is null or started_at > p_now - c_recent) and review_state in ('open', 'acknowledged')
+    order by started_at desc, anomaly_id desc
+    limit c_considered + 1);
+
+  -- From the first on, those within 5 minutes of it are together; what comes later starts anew. A chain would tie a busy day together.
+  for v_began_at in
+    select began_at from (
+      select least(active_at, fired_at) as began_at from monitor.system_alerts where alert_id = any (v_alerts[:c_considered])
+      union
+      select started_at from monitor.anomaly_detections where anomaly_id = any (v_anomalies[:c_considered])
+    ) as start
+    order by began_at
+  loop
+    if v_starts = '{}' or v_began_at > v_starts[cardinality(v_starts)] + c_reach then
+      v_starts := v_starts || v_began_at;
+    end if;
+  end loop;
+
+  with item as (
+    select 'alert' as kind, alert.alert_id as id, coalesce('anomaly ' || alert.anomaly_id, 'alert ' || alert.alert_id) as thing,
+      least(alert.active_at, alert.fired_at) as began_at, alert.labels, anomaly.group_id, (
+        select min(incident.incident_id) from monitor.incident_alerts as link
+        join monitor.incidents as incident using (incident_id)
+        where link.alert_id = alert.alert_id and incident.resolved_at is null) as incident_id
+    from monitor.system_alerts as alert
+    left join monitor.anomaly_detections as anomaly using (anomaly_id)
+    where alert.alert_id = any (v_alerts[:c_considered])
+    union all
+    select 'anomaly', anomaly.anomaly_id, 'anomaly ' || anomaly.anomaly_id, anomaly.started_at, series.labels, anomaly.group_id, (
+        select min(incident.incident_id) from monitor.incident_anomalies as link
+        join monitor.incidents as incident using (incident_id)
+        where link.anomaly_id = anomaly.anomaly_id and incident.resolved_at is null)
+    from monitor.anomaly_detections as anomaly
+    join monitor.metric_series as series using (series_id)
+    where anomaly.anomaly_id = any (v_anomalies[:c_considered])
+  ), tie as (
+    select item.*, key.place, key.reason
+    from item
+    cross join lateral (
+      select 1 as place, format('began within 5 minutes, from %s on', (
+        select monitor.describe_time(max(start), settings.time_zone)
+        from unnest(v_starts) as start
+        cross join monitor.settings
+        where start <= item.began_at
+        group by settings.time_zone)) as reason
+      union all
+      select 2, format('share %s="%s"', label.key, label.value)
+      from jsonb_each_text(item.labels) as label
+      where label.key <> all (c_silent) and label.value <> ''
+      union all
+      select 3, format('anomalies of group %s, which began together', item.group_id)
+      where item.group_id is not null
+    ) as key
+  ), candidate as (
+    select place, reason,
+      coalesce(array_agg(id order by id) filter (where kind = 'alert' and incident_id is null), '{}') as alerts,
+      coalesce(array_agg(id order by id) filter (where kind = 'anomaly' and incident_id is null), '{}') as anomalies,
+      coalesce(array_agg(distinct incident_id) filter (where incident_id is not null), '{}') as incidents,
+      min(began_at) as began_at
+    from tie
+    group by place, reason
+    -- An anomaly and the alert that tells it are one thing.
+    having count(distinct thing) > 1 and bool_or(incident_id is null)
+  ), merged as (
+    select alerts, anomalies, incidents, min(began_at) as began_at, count(*) as reasons, min(place) as place,
+      string_agg(reason, '; ' order by place, reason) as reason
+    from candidate
+    group by alerts, anomalies, incidents
+  ), ranked as (
+    select *, row_number() over (
+      order by reasons desc, cardinality(alerts) + cardinality(anomalies) desc, began_at desc, place, reason) as rank
+    from merged
+  )
+  select jsonb_build_object(
+    'candidates', coalesce(jsonb_agg(jsonb_build_object(
+      'alerts', to_jsonb(alerts), 'anomalies', to_jsonb(anomalies), 'incidents', to_jsonb(incidents), 'began_at', began_at,
+      'reason', reason) order by rank) filter (where rank <= c_candidates), '[]'),
+    'is_cut', count(*) > c_candidates or cardinality(v_alerts) > c_considered or cardinality(v_anomalies) > c_considered)
+  into v_result
+  from ranked;
+  return v_result;
+end;
+$function$;
+grant execute on function monitor.propose_incidents(timestamp with time zone) to authenticated;
+grant execute on function monitor.propose_incidents(timestamp with time zone) to service_role;
+comment on function monitor.propose_incidents(timestamp with time zone) is 'What may be one incident, for people to decide: alerts that fire and anomalies that last, or began within the last hour, of no open incident, that began within 5 minutes, share a telling label or are of one group. {candidates: [{alerts, anomalies, incidents, began_at, reason}], is_cut}; incidents are open ones that others of the same tie belong to: to be linked there rather than opened. One thing may be in several. At most 50, the best founded first, of the newest 500 alerts and 500 anomalies; is_cut says that there is more. Changes nothing. Empty to a user who is no admin.';
+
+CREATE OR REPLACE FUNCTION monitor.quote_markdown(p_text text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO ''
+AS $function$
+  select string_agg(
+    regexp_replace(regexp_replace(line.text, '^([-+=:])', '\\\1'), '^(\d+)([.)])', '\1\\\2'), E'\n\n' order by line.place)
+  from (
+    select place, monitor.escape_markdown(raw) as text
+    from regexp_split_to_table(p_text, E'[\n\r\v\f\u0085\u2028\u2029]+') with ordinality as part (raw, place)
+  ) as line
+  where line.text <> '';
+$function$;
+grant execute on function monitor.quote_markdown(text) to authenticated;
+grant execute on function monitor.quote_markdown(text) to service_role;
+comment on function monitor.quote_markdown(text) is 'A text as paragraphs of Markdown, one a line, that show it and nothing else. Null for a blank one.';
 
 CREATE OR REPLACE FUNCTION monitor.read_bands(p_series_id integer, p_samples integer DEFAULT 288, p_hours integer DEFAULT 6, p_now timestamp with time zone DEFAULT now())
  RETURNS json
@@ -4525,10 +7242,45 @@ AS $function$
           order by group_name collate "C", position, rule_id
           limit 1))
       from live
+    ),
+    'notifications', (
+      select jsonb_build_object(
+        'enabled', settings.notifications_enabled,
+        'routes_count', (select count(*) from monitor.notification_routes),
+        'overdue_seconds', (
+          -- A lease that has not ended is no delay yet.
+          select case when count(*) > 0
+            then greatest(extract(epoch from p_now - min(greatest(notification.next_attempt_at, notification.lease_until))), 0) end
+          from monitor.notifications as notification
+          join monitor.notification_channels as channel using (channel)
+          where notification.state = 'pending' and channel.enabled and notification.next_attempt_at <= p_now),
+        'parked_count', (
+          select count(*) from monitor.notifications where state = 'parked' and created_at > p_now - interval '7 days'),
+        'channels_count', (select count(*) from monitor.notification_channels where enabled),
+        'failing_channels', (
+          select coalesce(jsonb_agg(jsonb_build_object('channel', failing.channel, 'reason', failing.reason) order by failing.channel), '[]')
+          from (
+            select channel.channel, left(coalesce(
+              monitor.refuse_channel(channel.kind, channel.config, monitor.channel_secret(channel.channel)),
+              case when channel.failing_since is not null then coalesce(channel.last_error, 'it fails') end), 300) as reason
+            from monitor.notification_channels as channel
+            where channel.enabled
+          ) as failing
+          where failing.reason is not null),
+        'canary', case when settings.canary_channel is not null then (
+          select jsonb_build_object('fired_at', canary.fired_at, 'arrived_at', canary.arrived_at)
+          from (
+            select max(alert.fired_at) as fired_at, max(alert.fired_at) filter (where notification.sent_at is not null) as arrived_at
+            from monitor.system_alerts as alert
+            left join monitor.notification_alerts as told on told.alert_id = alert.alert_id
+            left join monitor.notifications as notification using (notification_id)
+            where alert.name = 'PgvigilCanary'
+          ) as canary) end)
+      from monitor.settings
     ));
 $function$;
 grant execute on function monitor.read_health(timestamp with time zone) to service_role;
-comment on function monitor.read_health(timestamp with time zone) is 'Facts about scheduler, jobs, metrics, storage and rules, each with its time; judging them is shared/health''s. Within 3 s.';
+comment on function monitor.read_health(timestamp with time zone) is 'Facts about scheduler, jobs, metrics, storage, rules and notifications, each with its time; judging them is shared/health''s. Within 3 s.';
 
 CREATE OR REPLACE FUNCTION monitor.read_label_names(p_selectors jsonb, p_from timestamp with time zone, p_until timestamp with time zone, p_limit integer)
  RETURNS json
@@ -4986,6 +7738,43 @@ grant execute on function monitor.read_samples(jsonb,timestamp with time zone,ti
 grant execute on function monitor.read_samples(jsonb,timestamp with time zone,timestamp with time zone,integer,integer) to service_role;
 comment on function monitor.read_samples(jsonb,timestamp with time zone,timestamp with time zone,integer,integer) is 'Samples of the matching series with p_from <= time < p_until, oldest first: {series: [{series_id, metric, labels, times: [epoch ms], values: []}], next_series_id}. Series without samples are left out; next_series_id is null on the last page, else pass it as p_after_series_id. A page over a long range holds fewer series than p_limit (monitor.bounded_page). Errors as match_series.';
 
+CREATE OR REPLACE FUNCTION monitor.read_scorecards(p_since timestamp with time zone DEFAULT (now() - '28 days'::interval), p_now timestamp with time zone DEFAULT now())
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  select coalesce(jsonb_agg(jsonb_build_object(
+    'name', card.name, 'source', card.source, 'mode', card.mode, 'fired', card.fired, 'never_fired', card.never_fired,
+    'acknowledged', card.acknowledged, 'resolved_by_itself', card.resolved_by_itself, 'open', card.open,
+    'messages', card.messages, 'pages_a_week', round((card.messages / greatest(extract(epoch from p_now - p_since) / 604800, 1.0 / 7))::numeric, 2)
+  ) order by card.messages desc, card.fired desc, card.name), '[]')
+  from (
+    select alert.name, alert.source, alert.mode,
+      sum(alert.occurrence_count) as fired,
+      count(*) filter (where alert.occurrence_count = 0) as never_fired,
+      count(*) filter (where handled.is_acknowledged) as acknowledged,
+      count(*) filter (where alert.resolved_at is not null and alert.occurrence_count > 0 and not handled.is_acknowledged) as resolved_by_itself,
+      count(*) filter (where alert.resolved_at is null) as open,
+      sum(handled.messages) as messages
+    from monitor.system_alerts as alert
+    cross join lateral (
+      select
+        exists (
+          select from monitor.notification_decisions as decision
+          where decision.alert_id = alert.alert_id and decision.decision = 'acknowledged') as is_acknowledged,
+        (
+          select count(*) from monitor.notification_alerts as told
+          where told.alert_id = alert.alert_id and told.status = 'firing' and told.told_at >= p_since) as messages
+    ) as handled
+    where alert.resolved_at is null or alert.resolved_at >= p_since
+    group by alert.name, alert.source, alert.mode
+  ) as card;
+$function$;
+grant execute on function monitor.read_scorecards(timestamp with time zone,timestamp with time zone) to authenticated;
+grant execute on function monitor.read_scorecards(timestamp with time zone,timestamp with time zone) to service_role;
+comment on function monitor.read_scorecards(timestamp with time zone,timestamp with time zone) is 'How each alert has done since: [{name, source, mode, fired, never_fired (pending only), acknowledged, resolved_by_itself, open, messages (tellings that it fires), pages_a_week}], the loudest first. Those in mode shadow say what they would have done.';
+
 CREATE OR REPLACE FUNCTION monitor.read_selections(p_selections jsonb, p_samples_limit integer DEFAULT 1000000)
  RETURNS text
  LANGUAGE plpgsql
@@ -5290,6 +8079,215 @@ $function$;
 grant execute on function monitor.record_collection(uuid,timestamp with time zone,jsonb) to service_role;
 comment on function monitor.record_collection(uuid,timestamp with time zone,jsonb) is 'Stores what the collectors of a run returned, [{collector, outcome?, duration_seconds, error, samples}], with the scheduled minute as the samples'' time, and the cost of each: a collector over its budget is due half as often. Returns {inserted, duplicates, rejected}. Errors: 22023 for a run that is not running.';
 
+CREATE OR REPLACE FUNCTION monitor.record_decisions(p_now timestamp with time zone)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO ''
+ SET enable_nestloop TO 'off'
+AS $function$
+declare
+  v_time_zone   text;
+  v_evaluation  bigint;
+  v_changed     integer;
+begin
+  select time_zone into v_time_zone from monitor.settings;
+  select evaluation_count into v_evaluation from monitor.alerting_state;
+  with mute as materialized (
+    select * from monitor.list_mutes(p_now, v_time_zone)
+  ), grouping as materialized (
+    select membership.alert_id,
+      string_agg(distinct coalesce(route.name, 'its own'), ', ') as routes,
+      min(alert_group.next_flush_at) as next_flush_at,
+      min(alert_group.last_flushed_at) as last_flushed_at
+    from monitor.alert_group_members as membership
+    join monitor.alert_groups as alert_group using (group_id)
+    left join monitor.notification_routes as route using (route_id)
+    where not membership.only_end and (alert_group.route_id is not null or alert_group.channels is not null)
+    group by membership.alert_id
+  ), telling as materialized (
+    select told.alert_id, max(told.told_at) as told_at,
+      string_agg(told.channel || ' (message ' || told.notification_id || ')', ', ' order by told.channel) as channels
+    from (
+      select distinct on (notified.alert_id, notified.channel) notified.alert_id, notified.channel, notified.notification_id, notified.told_at, notified.status
+      from monitor.notification_alerts as notified
+      join monitor.system_alerts as alert on alert.alert_id = notified.alert_id and alert.resolved_at is null
+      order by notified.alert_id, notified.channel, notified.notification_id desc
+    ) as told
+    where told.status = 'firing'
+    group by told.alert_id
+  ), judged as materialized (
+    select alert.alert_id, decision.decision, decision.detail
+    from monitor.system_alerts as alert
+    left join mute using (alert_id)
+    left join grouping using (alert_id)
+    left join telling using (alert_id)
+    cross join lateral (
+      select
+        case
+          when alert.state = 'pending' then 'pending'
+          when alert.mode = 'shadow' then 'shadow'
+          when mute.decision is not null then mute.decision
+          when alert.acknowledged_at is not null then 'acknowledged'
+          when telling.alert_id is not null then 'sent'
+          when grouping.alert_id is null then 'no_route'
+          when grouping.last_flushed_at is null then 'grouped'
+          else 'throttled' end as decision,
+        case
+          when alert.state = 'pending' then format('it has held since %s, and not for long enough to fire',
+            to_char(alert.active_at at time zone v_time_zone, 'YYYY-MM-DD HH24:MI:SS'))
+          when alert.mode = 'shadow' then 'its rule is in shadow mode: what it would tell is only written down'
+          when mute.detail is not null then mute.detail
+          when alert.acknowledged_at is not null then format('by %s until %s: %s', alert.acknowledged_by,
+            to_char(alert.acknowledged_until at time zone v_time_zone, 'YYYY-MM-DD HH24:MI'), alert.acknowledged_because)
+          when telling.alert_id is not null then 'to ' || telling.channels
+          when grouping.alert_id is null then case
+            when alert.source = 'health' and alert.name = 'ChannelFailing' then 'there is no other channel that works'
+            when not exists (select from monitor.notification_routes) then 'there is no route: make one with monitor.save_route'
+            else 'no route matches its labels, or none of the channels is switched on' end
+          when grouping.last_flushed_at is null then format('into a group of route %s, which is told at %s', grouping.routes,
+            to_char(grouping.next_flush_at at time zone v_time_zone, 'HH24:MI:SS'))
+          else format('its group of route %s was told at %s and is again at %s at the earliest', grouping.routes,
+            to_char(grouping.last_flushed_at at time zone v_time_zone, 'HH24:MI:SS'),
+            to_char(grouping.next_flush_at at time zone v_time_zone, 'HH24:MI:SS')) end as detail
+    ) as decision
+    where alert.resolved_at is null
+  ), changed as materialized (
+    select judged.alert_id, judged.decision, judged.detail, known.decision_id
+    from judged
+    left join monitor.notification_decisions as known on known.alert_id = judged.alert_id and known.held_until is null
+    where known.decision_id is null or known.decision <> judged.decision or known.detail <> judged.detail
+  ), closed as (
+    update monitor.notification_decisions as decision
+    set held_until = greatest(p_now, decision.held_since), evaluations = greatest(v_evaluation - decision.first_evaluation, 0)
+    where decision.held_until is null and decision.decision_id in (
+      select decision_id from changed
+      union all
+      select known.decision_id
+      from monitor.notification_decisions as known
+      join monitor.system_alerts as alert using (alert_id)
+      where known.held_until is null and alert.resolved_at is not null)
+    returning decision.alert_id
+  )
+  insert into monitor.notification_decisions (alert_id, decision, detail, held_since, first_evaluation)
+  -- One after the other, also when the clock was put back meanwhile.
+  select alert_id, decision, detail, greatest(p_now, (
+    select max(greatest(before.held_since, before.held_until)) from monitor.notification_decisions as before
+    where before.alert_id = changed.alert_id)), v_evaluation
+  from changed
+  where (select count(*) from closed) >= 0; -- first those are closed that these follow
+  get diagnostics v_changed = row_count;
+  return v_changed;
+end;
+$function$;
+grant execute on function monitor.record_decisions(timestamp with time zone) to service_role;
+comment on function monitor.record_decisions(timestamp with time zone) is 'Writes down of each open alert why it is or is not told, where that has changed. Returns how many have.';
+
+CREATE OR REPLACE FUNCTION monitor.record_deliveries(p_results jsonb, p_now timestamp with time zone DEFAULT clock_timestamp())
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  c_attempts constant integer := 12;
+  c_patience constant interval := interval '24 hours';
+  c_tries    constant integer := 3; -- at least: what was kept for days while sending was switched off has not failed for days
+  v_sent      integer;
+  v_retried   integer;
+  v_parked    integer;
+begin
+  if jsonb_typeof(p_results) is distinct from 'array' then
+    raise exception 'p_results must be an array'
+      using errcode = 'invalid_parameter_value',
+            hint = 'Each entry is {notification_id, lease_token, outcome: sent, retry or refused, …}.';
+  end if;
+  if exists (
+    select from jsonb_array_elements(p_results) as entry where coalesce(entry ->> 'outcome', '') not in ('sent', 'retry', 'refused')
+  ) then
+    raise exception 'an outcome is none of sent, retry and refused'
+      using errcode = 'invalid_parameter_value', hint = 'See DeliveryOutcome in shared/contract/notifications.ts.';
+  end if;
+  -- As in record_mail_event: of a mail and a report of it that are written at the same time, the later one sees the earlier.
+  perform pg_advisory_xact_lock(hashtext('monitor.mail_events' || provider_id))
+  from (
+    select distinct entry ->> 'provider_id' as provider_id from jsonb_array_elements(p_results) as entry
+    where entry ->> 'provider_id' is not null
+    order by 1
+  ) as mail;
+
+  with result as (
+    select
+      (entry ->> 'notification_id')::bigint as notification_id,
+      (entry ->> 'lease_token')::uuid as lease_token,
+      entry ->> 'outcome' as outcome,
+      entry ->> 'provider_id' as provider_id,
+      left(entry ->> 'error', 500) as error,
+      least(greatest((entry ->> 'after_seconds')::double precision, 0), 3600) as after_seconds,
+      coalesce((entry ->> 'may_have_arrived')::boolean, false) as may_have_arrived
+    from jsonb_array_elements(p_results) as entry
+  ), told as (
+    update monitor.notifications as notification
+    set state = case
+          when result.outcome = 'sent' then 'sent'
+          when result.outcome = 'refused' or notification.attempt_count >= c_attempts
+            or (notification.created_at < p_now - c_patience and notification.attempt_count >= c_tries)
+            then 'parked'
+          else 'pending' end,
+        sent_at = case when result.outcome = 'sent' then p_now end,
+        provider_id = coalesce(result.provider_id, notification.provider_id),
+        last_error = case when result.outcome = 'sent' then notification.last_error else result.error end,
+        may_be_repeated = notification.may_be_repeated or result.may_have_arrived,
+        next_attempt_at = case when result.outcome = 'retry'
+          then p_now + make_interval(secs => result.after_seconds) else notification.next_attempt_at end,
+        lease_token = null,
+        lease_until = null
+    from result
+    where notification.notification_id = result.notification_id
+      -- That it was sent is true whoever holds it by now, or has given it up; that it was not says only who holds it.
+      and case when result.outcome = 'sent' then notification.state in ('pending', 'parked', 'discarded')
+        else notification.state = 'pending' and notification.lease_token = result.lease_token end
+    returning notification.notification_id, notification.channel, notification.state, notification.last_error, notification.provider_id
+  ), outcome as (
+    select channel,
+      count(*) filter (where state = 'sent') as sent,
+      count(*) filter (where state <> 'sent') as failed,
+      bool_or(state = 'parked') as has_parked,
+      (array_agg(last_error order by notification_id desc) filter (where state <> 'sent'))[1] as error
+    from told
+    group by channel
+  ), judged as (
+    update monitor.notification_channels as channel
+    set last_sent_at = case when outcome.sent > 0 then p_now else channel.last_sent_at end,
+        consecutive_failures = case when outcome.sent > 0 then 0 else channel.consecutive_failures + outcome.failed end,
+        failing_since = case
+          when outcome.has_parked or channel.undeliverable <> '{}' then coalesce(channel.failing_since, p_now)
+          when outcome.sent > 0 then null
+          when channel.consecutive_failures + outcome.failed >= 3 then coalesce(channel.failing_since, p_now)
+          else channel.failing_since end,
+        last_error = case
+          when outcome.failed > 0 then outcome.error
+          when channel.undeliverable <> '{}' then channel.last_error end
+    from outcome
+    where channel.channel = outcome.channel
+  )
+  select count(*) filter (where state = 'sent'), count(*) filter (where state = 'pending'), count(*) filter (where state = 'parked')
+  into v_sent, v_retried, v_parked
+  from told;
+
+  -- The provider's word may have come before ours.
+  perform monitor.apply_mail_event(event, p_now)
+  from monitor.mail_events as event
+  join monitor.notifications as notification using (provider_id)
+  where event.applied_at is null and notification.notification_id in (
+    select (entry ->> 'notification_id')::bigint from jsonb_array_elements(p_results) as entry)
+  order by event.occurred_at, event.event_id;
+  return jsonb_build_object(
+    'sent', v_sent, 'retried', v_retried, 'parked', v_parked,
+    'stale', jsonb_array_length(p_results) - v_sent - v_retried - v_parked);
+end;
+$function$;
+grant execute on function monitor.record_deliveries(jsonb,timestamp with time zone) to service_role;
+comment on function monitor.record_deliveries(jsonb,timestamp with time zone) is 'Stores what came of leased messages: [{notification_id, lease_token, outcome: sent (provider_id?), retry (error, after_seconds, may_have_arrived) or refused (error)}]. After 12 attempts, or a day and at least 3, one is parked, as one that is refused. Returns {sent, retried, parked, stale}: stale ones were known to be sent, or not sent by who no longer held them. Errors: 22023 for no array or another outcome.';
+
 CREATE OR REPLACE FUNCTION monitor.record_detections(p_run_id uuid, p_updates jsonb, p_now timestamp with time zone DEFAULT now())
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -5471,7 +8469,7 @@ $function$;
 grant execute on function monitor.record_detections(uuid,jsonb,timestamp with time zone) to service_role;
 comment on function monitor.record_detections(uuid,jsonb,timestamp with time zone) is 'Stores what the detector says of a page of series: its states, and anomalies opened, extended or closed, grouped with those that began within 5 minutes, evidence included, all or nothing. An entry that brings no memory or forecast leaves it as it is. A version that has not seen the stored history, and one that is to take over (replay_version), is asked to replay it, as is a series of which an anomaly closes that a person has judged. Returns {opened, extended, closed, stale}; stale counts series  whose state had moved on since it was read, which are left alone. Errors: 22023 when p_updates is no array, 23514 for a malformed event.';
 
-CREATE OR REPLACE FUNCTION monitor.record_evaluation(p_results jsonb, p_now timestamp with time zone)
+CREATE OR REPLACE FUNCTION monitor.record_evaluation(p_results jsonb, p_now timestamp with time zone, p_components jsonb DEFAULT NULL::jsonb)
  RETURNS jsonb
  LANGUAGE plpgsql
  SET search_path TO ''
@@ -5482,12 +8480,14 @@ declare
   v_failed    integer;
   v_errors    jsonb;
   v_samples   jsonb;
+  v_alerts    jsonb;
   v_stored    jsonb := '{"inserted": 0, "duplicates": 0, "overflowed": 0, "rejected": []}';
 begin
-  if jsonb_typeof(p_results) is distinct from 'array' or p_now is null then
-    raise exception 'p_results must be an array and p_now a time'
+  if jsonb_typeof(p_results) is distinct from 'array' or p_now is null or jsonb_typeof(p_components) <> 'array' then
+    raise exception 'p_results must be an array, p_now a time and p_components an array or null'
       using errcode = 'invalid_parameter_value',
-            hint = 'Each entry is {rule_id, revision, error, evaluation_seconds, instances?, samples?}.';
+            hint = 'Each result is {rule_id, revision, error, evaluation_seconds, instances?, samples?}, each component {component, status, '
+              'reason}.';
   end if;
 
   -- Not while rules are saved, nor two at once: both lock many states.
@@ -5553,6 +8553,9 @@ begin
   set failing_since = null
   where rule_id = any (v_recorded) and health = 'ok' and failing_since is not null;
 
+  -- What that makes of alerts, and whom to tell, in this very transaction: nothing fires without its message being written.
+  v_alerts := monitor.advance_alerts(p_components, p_now);
+
   select count(*), coalesce(jsonb_agg(
     jsonb_build_object('group', failed.group_name, 'rule', failed.name, 'error', failed.last_error)
     order by failed.place) filter (where failed.place <= c_errors), '[]')
@@ -5566,11 +8569,142 @@ begin
   ) as failed;
   return jsonb_build_object(
     'recorded', cardinality(v_recorded), 'failed', v_failed, 'stale', jsonb_array_length(p_results) - cardinality(v_recorded),
-    'errors', v_errors, 'samples', v_stored);
+    'errors', v_errors, 'samples', v_stored, 'alerts', v_alerts);
 end;
 $function$;
-grant execute on function monitor.record_evaluation(jsonb,timestamp with time zone) to service_role;
-comment on function monitor.record_evaluation(jsonb,timestamp with time zone) is 'Stores what the rules evaluated at p_now came to, [{rule_id, revision, error, evaluation_seconds, instances?, samples?}], and the samples [{labels, value}] of recording rules under that time, all or nothing. revision is that of the state it was evaluated on: a result on top of another state, older than what is stored, or of a rule that is gone, is left out. One with an error, or with more than 1,000 instances, which is one, leaves the instances as they are. One whose samples cannot be stored, or are of a metric that others write, has an error too. Returns {recorded, failed, stale, errors: [{group, rule, error}], samples: as monitor.record_samples}; failed ones are recorded too, and errors are those of the first 20 of them. Errors: 22023 when an argument is missing or no array, and those of monitor.record_samples.';
+grant execute on function monitor.record_evaluation(jsonb,timestamp with time zone,jsonb) to service_role;
+comment on function monitor.record_evaluation(jsonb,timestamp with time zone,jsonb) is 'Stores what the rules evaluated at p_now came to, [{rule_id, revision, error, evaluation_seconds, instances?, samples?}], and the samples [{labels, value}] of recording rules under that time; then advances all alerts (see monitor.advance_alerts) with the components of health, null if they are not known. All or nothing. revision is that of the state it was evaluated on: a result on top of another state, older than what is stored, or of a rule that is gone, is left out. One with an error, or with more than 1,000 instances, which is one, leaves the instances as they are. One whose samples cannot be stored, or are of a metric that others write, has an error too. Returns {recorded, failed, stale, errors: [{group, rule, error}], samples: as monitor.record_samples, alerts: as monitor.advance_alerts}; failed ones are recorded too, and errors are those of the first 20 of them. Errors: 22023 when an argument is missing or no array, and those of monitor.record_samples.';
+
+CREATE OR REPLACE FUNCTION monitor.record_incident_events(p_incident_ids bigint[], p_now timestamp with time zone)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  c_of_an_alert constant integer := 40; -- one that flaps for days must not fill the timeline
+  v_written  integer;
+  v_count    integer;
+begin
+  -- Firings are news to those that are not resolved. One that somebody is working on waits for the next call.
+  with news as (
+    select link.incident_id, alert.alert_id, alert.name, alert.occurrence_count, coalesce(alert.fired_at, p_now) as at
+    from monitor.incident_alerts as link
+    join monitor.system_alerts as alert using (alert_id)
+    where link.incident_id = any (p_incident_ids) and link.occurrence_count < alert.occurrence_count
+  ), locked as (
+    select incident_id from monitor.incidents
+    where incident_id in (select incident_id from news) and resolved_at is null
+    for no key update skip locked
+  ), known as (
+    update monitor.incident_alerts as link
+    set occurrence_count = news.occurrence_count
+    from news
+    join locked using (incident_id)
+    where link.incident_id = news.incident_id and link.alert_id = news.alert_id and link.occurrence_count < news.occurrence_count
+    returning news.*
+  )
+  insert into monitor.incident_events (incident_id, kind, description, happened_at, actor, recorded_at, source_key)
+  select known.incident_id, 'alert',
+    format('Alert %s (%s) fired%s.%s', known.alert_id, known.name, case when known.occurrence_count > 1 then ' again' else '' end,
+      case when story.events = c_of_an_alert - 1 then ' What it does from here on is not written down.' else '' end),
+    known.at, 'pgvigil', p_now, format('alert:%s:fired:%s', known.alert_id, known.occurrence_count)
+  from known
+  cross join lateral (
+    select count(*) as events from monitor.incident_events as event
+    where event.incident_id = known.incident_id and starts_with(event.source_key, format('alert:%s:', known.alert_id))
+  ) as story
+  where story.events < c_of_an_alert
+  on conflict (incident_id, source_key) where source_key is not null do nothing;
+  get diagnostics v_written = row_count;
+
+  with news as (
+    select link.incident_id, alert.alert_id, change.at, change.key, change.text
+    from monitor.incident_alerts as link
+    join monitor.system_alerts as alert using (alert_id)
+    cross join lateral (
+      select alert.resolved_at as at, format('alert:%s:resolved:%s', alert.alert_id, monitor.epoch_ms(alert.resolved_at)) as key,
+        format('Alert %s (%s) resolved%s.', alert.alert_id, alert.name, coalesce(': ' || alert.resolved_because, '')) as text
+      where alert.resolved_at is not null and alert.fired_at is not null
+      union all
+      select alert.acknowledged_at, format('alert:%s:acknowledged:%s', alert.alert_id, monitor.epoch_ms(alert.acknowledged_at)),
+        format('Alert %s (%s) was acknowledged by %s until %s: %s', alert.alert_id, alert.name, alert.acknowledged_by,
+          monitor.describe_time(alert.acknowledged_until, settings.time_zone), alert.acknowledged_because)
+      from monitor.settings
+      where alert.acknowledged_at is not null
+    ) as change
+    where link.incident_id = any (p_incident_ids)
+    union all
+    select notification.incident_id, null, coalesce(outcome.at, p_now),
+      format('notification:%s:%s', notification.notification_id, notification.state),
+      format('%s to %s %s', case notification.payload ->> 'message'
+          when 'alert' then 'Initial alert' when 'update' then 'Status update' when 'resolution' then 'Resolution' else 'Escalation' end,
+        notification.channel, outcome.text)
+    from monitor.notifications as notification
+    left join monitor.notification_channels as channel using (channel)
+    cross join lateral (
+      select
+        case when notification.state in ('sent', 'delivered') then coalesce(notification.delivered_at, notification.sent_at) end as at,
+        case notification.state
+          -- Of a mail the provider says later whether it arrived; others have no later word.
+          when 'sent' then case when channel.kind is distinct from 'email' then 'was taken.' end
+          when 'delivered' then 'was delivered.'
+          when 'bounced' then 'bounced' || coalesce(': ' || notification.last_error, '.')
+          when 'complained' then 'was delivered, and marked as spam.'
+          when 'parked' then 'was given up' || coalesce(': ' || notification.last_error, '.')
+          when 'discarded' then 'was not sent: ' || coalesce(notification.last_error, 'its channel was deleted') || '.' end as text
+    ) as outcome
+    where notification.incident_id = any (p_incident_ids) and not notification.is_test and outcome.text is not null
+  ), fresh as (
+    select * from news
+    where not exists (
+      select from monitor.incident_events as event where event.incident_id = news.incident_id and event.source_key = news.key)
+  ), locked as (
+    select incident_id from monitor.incidents
+    where incident_id in (select incident_id from fresh)
+    for no key update skip locked
+  )
+  insert into monitor.incident_events (incident_id, kind, description, happened_at, actor, recorded_at, source_key)
+  select fresh.incident_id, case when fresh.alert_id is null then 'delivery' else 'alert' end,
+    fresh.text || case when story.events = c_of_an_alert - 1 then ' What it does from here on is not written down.' else '' end,
+    fresh.at, 'pgvigil', p_now, fresh.key
+  from fresh
+  join locked using (incident_id)
+  cross join lateral (
+    select count(*) as events from monitor.incident_events as event
+    where event.incident_id = fresh.incident_id and starts_with(event.source_key, format('alert:%s:', fresh.alert_id))
+      and fresh.alert_id is not null
+  ) as story
+  where story.events < c_of_an_alert
+  order by fresh.incident_id, fresh.at
+  on conflict (incident_id, source_key) where source_key is not null do nothing;
+  get diagnostics v_count = row_count;
+  return v_written + v_count;
+end;
+$function$;
+grant execute on function monitor.record_incident_events(bigint[],timestamp with time zone) to service_role;
+comment on function monitor.record_incident_events(bigint[],timestamp with time zone) is 'Writes to the timelines what linked alerts did and what became of messages, each once: fired (while the incident is not resolved), resolved, acknowledged; taken, delivered, bounced, given up. At most 40 of an alert. Returns how many.';
+
+CREATE OR REPLACE FUNCTION monitor.record_mail_event(p_event_id text, p_provider_id text, p_kind text, p_recipients text[] DEFAULT '{}'::text[], p_reason text DEFAULT NULL::text, p_occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_now timestamp with time zone DEFAULT clock_timestamp())
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_event  monitor.mail_events;
+begin
+  perform pg_advisory_xact_lock(hashtext('monitor.mail_events' || p_provider_id));
+  insert into monitor.mail_events (event_id, provider_id, kind, recipients, reason, occurred_at)
+  values (p_event_id, p_provider_id, p_kind, coalesce(p_recipients, '{}'), left(nullif(p_reason, ''), 500), least(coalesce(p_occurred_at, p_now), p_now))
+  on conflict (event_id) do nothing
+  returning * into v_event;
+  if not found then
+    return jsonb_build_object('outcome', 'repeated');
+  end if;
+  return jsonb_build_object('outcome', case when monitor.apply_mail_event(v_event, p_now) then 'recorded' else 'unknown' end);
+end;
+$function$;
+grant execute on function monitor.record_mail_event(text,text,text,text[],text,timestamp with time zone,timestamp with time zone) to service_role;
+comment on function monitor.record_mail_event(text,text,text,text[],text,timestamp with time zone,timestamp with time zone) is 'What the mail provider says has become of a mail: sent, delivered, delayed, bounced, complained or failed. Returns {outcome}: recorded; repeated, when it was known; unknown, when the mail is none of ours, or not recorded as sent yet: then it counts once it is.';
 
 CREATE OR REPLACE FUNCTION monitor.record_replay_slice(p_series_id integer, p_previous_cursor bigint, p_cursor bigint, p_version text, p_state jsonb, p_memory text, p_candidates jsonb, p_forecast jsonb, p_silent_at bigint, p_finished boolean, p_threshold double precision, p_calibration jsonb, p_now timestamp with time zone DEFAULT now(), p_requested_at bigint DEFAULT NULL::bigint)
  RETURNS jsonb
@@ -5719,6 +8853,46 @@ grant execute on function monitor.refuse_beyond(bigint,integer,text) to authenti
 grant execute on function monitor.refuse_beyond(bigint,integer,text) to service_role;
 comment on function monitor.refuse_beyond(bigint,integer,text) is 'True while p_count is at most p_limit: a query that asks it of a running count stops where it goes beyond. Errors: 54000 then, with p_message, in which %1$s is the limit and %2$s the count.';
 
+CREATE OR REPLACE FUNCTION monitor.refuse_channel(p_kind text, p_config jsonb, p_secret text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO ''
+AS $function$
+  select case p_kind
+    when 'email' then case
+      when jsonb_typeof(p_config -> 'to') is distinct from 'array' or jsonb_array_length(p_config -> 'to') = 0
+        then 'it has no recipient'
+      when jsonb_array_length(p_config -> 'to') > 50 then 'it has more than 50 recipients'
+      else (
+        select 'malformed recipient: ' || left(coalesce(address #>> '{}', 'null'), 100)
+        from jsonb_array_elements(p_config -> 'to') as address
+        where jsonb_typeof(address) <> 'string' or length(address #>> '{}') > 254
+          or address #>> '{}' !~ '^[A-Za-z0-9.!#$%&''*+/=?^_`{|}~-]{1,64}@([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?[.])+[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$'
+        limit 1)
+      end
+    when 'webhook' then case
+      when coalesce(p_config ->> 'url', '') !~ '^https?://[^[:space:]/@]+(/[^[:space:]]*)?$' then 'its url is none of the form https://host/path'
+      when p_secret is not null and p_secret !~ '^whsec_[A-Za-z0-9+/=]{16,}$' then 'its signing secret is none of the form whsec_…'
+      end
+    when 'slack' then case
+      when p_secret is null then 'Vault has no secret of it: the address of its incoming webhook'
+      when p_secret !~ '^https?://[^[:space:]/@]+/[^[:space:]]*$' then 'its secret is no address of the form https://host/path'
+      end
+    when 'pagerduty' then case
+      when p_secret is null then 'Vault has no secret of it: its integration key'
+      when p_secret !~ '^[A-Za-z0-9]{32}$' then 'its integration key has not 32 letters and digits'
+      end
+    when 'heartbeat' then case
+      when p_secret is null then 'Vault has no secret of it: the address to ping'
+      when p_secret !~ '^https?://[^[:space:]/@]+(/[^[:space:]]*)?$' then 'its secret is no address of the form https://host/path'
+      end
+    else 'there is no such kind of channel'
+  end;
+$function$;
+grant execute on function monitor.refuse_channel(text,jsonb,text) to service_role;
+comment on function monitor.refuse_channel(text,jsonb,text) is 'Why a channel of this kind cannot work, null if it may. Shows no secret.';
+
 CREATE OR REPLACE FUNCTION monitor.refuse_rule_name(p_kind text, p_name text)
  RETURNS text
  LANGUAGE sql
@@ -5826,6 +9000,63 @@ begin
 end;
 $function$;
 comment on function monitor.request_replays_of_metric() is 'Trigger of metric_definitions: thresholds were found for the settings as they were.';
+
+CREATE OR REPLACE FUNCTION monitor.requeue_notifications(p_channel text, p_now timestamp with time zone DEFAULT now())
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_count  integer;
+begin
+  perform monitor.require_admin('have messages sent again');
+  if not exists (select from monitor.notification_channels where channel = p_channel) then
+    raise exception 'no such channel: %', p_channel
+      using errcode = 'no_data_found', hint = 'Channels are the rows of monitor.notification_channels.';
+  end if;
+  update monitor.notifications
+  set state = 'pending', next_attempt_at = p_now, attempt_count = 0, created_at = p_now,
+      -- What has not arrived for sure is another message by now, which no provider may take for the one it has refused.
+      idempotency_key = case when may_be_repeated then idempotency_key else gen_random_uuid() end
+  where channel = p_channel and state = 'parked';
+  get diagnostics v_count = row_count;
+  update monitor.notification_channels
+  set consecutive_failures = 0, failing_since = null, last_error = null
+  where channel = p_channel and undeliverable = '{}';
+  return v_count;
+end;
+$function$;
+grant execute on function monitor.requeue_notifications(text,timestamp with time zone) to authenticated;
+grant execute on function monitor.requeue_notifications(text,timestamp with time zone) to service_role;
+comment on function monitor.requeue_notifications(text,timestamp with time zone) is 'Has all that was parked of a channel sent again, once what was wrong is mended. Returns how many messages. Errors: 42501 for a user who is no admin, P0002 for an unknown channel.';
+
+CREATE OR REPLACE FUNCTION monitor.require_admin(p_what text)
+ RETURNS void
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO ''
+AS $function$
+begin
+  if not monitor.may_administer() then
+    raise exception 'only an admin may %', p_what using errcode = 'insufficient_privilege';
+  end if;
+end;
+$function$;
+grant execute on function monitor.require_admin(text) to service_role;
+comment on function monitor.require_admin(text) is 'For security definer functions, which are called by users too. Errors: 42501 for a user who is no admin.';
+
+CREATE OR REPLACE FUNCTION monitor.reroute_alerts()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+begin
+  update monitor.system_alerts set routed_at = null where resolved_at is null and routed_at is not null;
+  return null;
+end;
+$function$;
+comment on function monitor.reroute_alerts() is 'Trigger of what routing depends on: open alerts are routed anew.';
 
 CREATE OR REPLACE FUNCTION monitor.reset_rule_state()
  RETURNS trigger
@@ -5960,6 +9191,32 @@ $function$;
 grant execute on function monitor.resolve_series(jsonb,boolean) to service_role;
 comment on function monitor.resolve_series(jsonb,boolean) is 'The series of [{metric, labels, kind?, unit?, description?, is_delta?}] in that order, made where there are none: series_ids (null where there is a reason why not), reasons, is_delta, and is_overflow where the metric, or all of them together, have as many series as they may, so that the id is that of its overflow series. Metrics that are not known are registered unless p_is_own; what is not ingestible is only for p_is_own. Errors: 23514 for labels that are none.';
 
+CREATE OR REPLACE FUNCTION monitor.response_enforced_at(p_incident monitor.incidents)
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO ''
+AS $function$
+  select case when p_incident.resolved_at is null and p_incident.acknowledged_at is null and p_incident.response_due_at is not null
+    then greatest(p_incident.response_due_at, p_incident.response_escalated_at + monitor.response_target(p_incident.severity)) end;
+$function$;
+grant execute on function monitor.response_enforced_at(monitor.incidents) to authenticated;
+grant execute on function monitor.response_enforced_at(monitor.incidents) to service_role;
+comment on function monitor.response_enforced_at(monitor.incidents) is 'When it escalates next because nobody has responded: at the deadline, then a target after each time. Null: not while it stands so.';
+
+CREATE OR REPLACE FUNCTION monitor.response_target(p_severity text)
+ RETURNS interval
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO ''
+AS $function$
+  select case p_severity
+    when 'P0' then interval '15 minutes' when 'P1' then interval '1 hour' when 'P2' then interval '4 hours' else interval '24 hours' end;
+$function$;
+grant execute on function monitor.response_target(text) to authenticated;
+grant execute on function monitor.response_target(text) to service_role;
+comment on function monitor.response_target(text) is 'Within which time somebody has to respond to an incident of this severity.';
+
 CREATE OR REPLACE FUNCTION monitor.retention_cutoff(retention_days integer, p_now timestamp with time zone)
  RETURNS timestamp with time zone
  LANGUAGE plpgsql
@@ -6081,6 +9338,103 @@ grant execute on function monitor.revoke_access_token(text,timestamp with time z
 grant execute on function monitor.revoke_access_token(text,timestamp with time zone) to service_role;
 comment on function monitor.revoke_access_token(text,timestamp with time zone) is 'Ends the access token of that name: within 30 s no function takes it any more. The name is free again. Errors: 42501 for a user who is no admin, P0002 when no token in use has that name.';
 
+CREATE OR REPLACE FUNCTION monitor.route_alerts(p_now timestamp with time zone)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_route    monitor.notification_routes;
+  v_all      bigint[];
+  v_new      bigint[];
+  v_left     bigint[];
+  v_matched  bigint[];
+begin
+  select coalesce(array_agg(alert_id), '{}') into v_all
+  from monitor.system_alerts
+  where state = 'firing' and mode = 'live' and routed_at is null;
+  if v_all = '{}' then
+    return 0;
+  end if;
+
+  -- Those about alerting itself go their own way: by no channel that they say does not work, by all others if that was the only one.
+  with own as (
+    select alert_id, alert.name, array(
+      select channel.channel from monitor.notification_channels as channel
+      where channel.enabled and case alert.name
+        when 'PgvigilCanary' then channel.channel = (select canary_channel from monitor.settings)
+        else channel.kind <> 'heartbeat' and channel.channel <> alert.labels ->> 'channel' and channel.failing_since is null end
+      order by channel.channel) as channels
+    from monitor.system_alerts as alert
+    where alert.alert_id = any (v_all) and (alert.name = 'PgvigilCanary' or (alert.source = 'health' and alert.name = 'ChannelFailing'))
+  ), gone as (
+    delete from monitor.alert_group_members where alert_id in (select alert_id from own)
+  ), made as (
+    insert into monitor.alert_groups (group_key, channels, labels, created_at, next_flush_at)
+    select own.name || '/' || alert_id, channels, jsonb_build_object('alertname', own.name, 'alert', alert_id::text), p_now, p_now
+    from own
+    where channels <> '{}'
+    returning group_id, (labels ->> 'alert')::bigint as alert_id
+  )
+  insert into monitor.alert_group_members (group_id, alert_id)
+  select group_id, alert_id from made;
+
+  v_new := array(
+    select alert_id from monitor.system_alerts as alert
+    where alert.alert_id = any (v_all) and not (alert.name = 'PgvigilCanary' or (alert.source = 'health' and alert.name = 'ChannelFailing')));
+  v_left := v_new;
+  -- Whoever is routed anew leaves his groups; those that take him again below are not left.
+  update monitor.alert_group_members set only_end = true where alert_id = any (v_new);
+
+  for v_route in select * from monitor.notification_routes order by position, route_id loop
+    exit when v_left = '{}';
+    v_matched := array(
+      select matched.alert_id from monitor.match_open_alerts(v_route.matchers) as matched where matched.alert_id = any (v_left));
+    if v_matched = '{}' then
+      continue;
+    end if;
+    with placed as (
+      select alert.alert_id, alert.fired_at, case
+        when v_route.group_by = '{...}' then alert.labels
+        else (
+          select coalesce(jsonb_object_agg(label, alert.labels -> label), '{}')
+          from unnest(v_route.group_by) as label
+          where alert.labels ? label) end as labels
+      from monitor.system_alerts as alert
+      where alert.alert_id = any (v_matched)
+    ), made as (
+      insert into monitor.alert_groups as known (group_key, route_id, labels, created_at, next_flush_at)
+      select v_route.name || '/' || labels::text, v_route.route_id, labels, p_now, least(
+        greatest(p_now, min(fired_at) + make_interval(secs => v_route.group_wait_seconds)),
+        p_now + make_interval(secs => v_route.group_wait_seconds))
+      from placed
+      group by labels
+      on conflict (route_id, labels_hash) where route_id is not null do update set labels = known.labels
+      returning group_id, labels
+    )
+    insert into monitor.alert_group_members (group_id, alert_id)
+    select made.group_id, placed.alert_id
+    from placed
+    join made using (labels)
+    on conflict (group_id, alert_id) do update set only_end = false;
+    if not v_route.continues then
+      v_left := array(select unnest(v_left) except select unnest(v_matched));
+    end if;
+  end loop;
+
+  -- Where nothing was told of them, there is no end to tell either.
+  delete from monitor.alert_group_members as member
+  where member.alert_id = any (v_new) and member.only_end and not exists (
+    select from monitor.notification_alerts as told
+    join monitor.notifications as notification using (notification_id)
+    where told.alert_id = member.alert_id and (notification.group_id = member.group_id or notification.group_id is null));
+  update monitor.system_alerts set routed_at = p_now where alert_id = any (v_all);
+  return cardinality(v_all);
+end;
+$function$;
+grant execute on function monitor.route_alerts(timestamp with time zone) to service_role;
+comment on function monitor.route_alerts(timestamp with time zone) is 'Puts alerts that fire and are new, or whose routes have changed, into the groups of their routes. Returns how many.';
+
 CREATE OR REPLACE FUNCTION monitor.rule_texts_are_valid(p_texts jsonb, p_limit_bytes integer)
  RETURNS boolean
  LANGUAGE sql
@@ -6152,6 +9506,9 @@ begin
       when 'anomaly_feedback' then monitor.cleanup_detection_labels(p_entity, v_days, p_now, p_dry_run)
       when 'maintenance_windows' then monitor.cleanup_detection_labels(p_entity, v_days, p_now, p_dry_run)
       when 'deploy_marks' then monitor.cleanup_detection_labels(p_entity, v_days, p_now, p_dry_run)
+      when 'silences' then monitor.cleanup_notifications(p_entity, v_days, p_now, p_dry_run)
+      when 'notifications' then monitor.cleanup_notifications(p_entity, v_days, p_now, p_dry_run)
+      when 'mail_events' then monitor.cleanup_notifications(p_entity, v_days, p_now, p_dry_run)
       else monitor.cleanup_own_table(p_entity, v_days, p_now, p_dry_run)
     end;
   exception
@@ -6177,6 +9534,26 @@ end;
 $function$;
 grant execute on function monitor.run_retention_step(text,uuid,boolean,timestamp with time zone) to service_role;
 comment on function monitor.run_retention_step(text,uuid,boolean,timestamp with time zone) is 'One bounded step of one entity by its policy; call it again while the answer says more. What happens is recorded in retention_runs, a dry run is not. Errors: 22023 for an entity that retention does not work on.';
+
+CREATE OR REPLACE FUNCTION monitor.runbook_url(p_alert text)
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  -- PartnerAPIDown: partner-api-down
+  select rtrim(settings.runbooks_url, '/') || '/'
+    || lower(regexp_replace(regexp_replace(p_alert, '([a-z0-9])([A-Z])', '\1-\2', 'g'), '([A-Z])([A-Z][a-z])', '\1-\2', 'g')) || '.md'
+  from monitor.settings
+  where p_alert = any ('{
+    PartnerAPIHighErrorRate,PartnerAPIDown,QueueDepthHigh,SyncFailureRateHigh,DataProcessingStuck,PartnerAPIErrorRatioHigh,
+    SyncFailureRatioHigh,DatabaseConnectionsNearLimit,CacheHitRateLow,LongTransaction,TransactionIdsAging,TransactionIdsRunningOut,
+    ReplicationSlotLag,CronRunsFailing,RulesFailing,MetricsStale,StorageBudgetNearlySpent,PgvigilCanary,
+    AnomalyDetected,JobMissing,JobFailing,ComponentUnhealthy,ChannelFailing,EvaluationGap
+  }');
+$function$;
+grant execute on function monitor.runbook_url(text) to service_role;
+comment on function monitor.runbook_url(text) is 'Where the runbook of a shipped alert is, by its name. Null for any other, and if settings do not say where runbooks are.';
 
 CREATE OR REPLACE FUNCTION monitor.sample(p_metric text, p_value double precision, p_labels jsonb DEFAULT '{}'::jsonb)
  RETURNS jsonb
@@ -6216,6 +9593,129 @@ $function$;
 grant execute on function monitor.satisfies_matchers(text,jsonb,jsonb) to authenticated;
 grant execute on function monitor.satisfies_matchers(text,jsonb,jsonb) to service_role;
 comment on function monitor.satisfies_matchers(text,jsonb,jsonb) is 'Whether one series satisfies every matcher, as monitor.match_series judges many; true without matchers.';
+
+CREATE OR REPLACE FUNCTION monitor.save_channel(p_channel text, p_kind text, p_config jsonb DEFAULT '{}'::jsonb, p_secret text DEFAULT NULL::text, p_enabled boolean DEFAULT true)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_reason     text;
+  v_secret_id  uuid;
+begin
+  perform monitor.require_admin('save a channel');
+  v_reason := monitor.refuse_channel(p_kind, p_config, coalesce(p_secret, monitor.channel_secret(p_channel)));
+  if v_reason is not null then
+    raise exception 'channel % cannot work: %', p_channel, v_reason
+      using errcode = 'invalid_parameter_value',
+            hint = 'email: {"to": ["ops@example.com"]}. webhook: {"url": "https://…"}, and a secret whsec_… if it should be signed. '
+              'slack, pagerduty, heartbeat: the address or key as secret.';
+  end if;
+  insert into monitor.notification_channels as known (channel, kind, config, enabled)
+  values (p_channel, p_kind, p_config, p_enabled)
+  on conflict (channel) do update
+  set kind = excluded.kind, config = excluded.config, enabled = excluded.enabled, consecutive_failures = 0, failing_since = null,
+      last_error = null, undeliverable = '{}';
+  if p_secret is not null then
+    select id into v_secret_id from vault.secrets where name = 'pgvigil_channel_' || p_channel;
+    if v_secret_id is null then
+      perform vault.create_secret(p_secret, 'pgvigil_channel_' || p_channel);
+    else
+      perform vault.update_secret(v_secret_id, p_secret);
+    end if;
+  end if;
+end;
+$function$;
+grant execute on function monitor.save_channel(text,text,jsonb,text,boolean) to authenticated;
+grant execute on function monitor.save_channel(text,text,jsonb,text,boolean) to service_role;
+comment on function monitor.save_channel(text,text,jsonb,text,boolean) is 'Makes or changes a channel; a secret that is left out stays as it is, and what failed counts no more. Errors: 42501 for a user who is no admin, 22023 for a channel that cannot work, with the reason, 23514 for a name other than lower-case letters, digits and -.';
+
+CREATE OR REPLACE FUNCTION monitor.save_escalation_level(p_level integer, p_channels text[], p_title text DEFAULT NULL::text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_title     text;
+  v_channels  text[] := coalesce(p_channels, '{}');
+begin
+  perform monitor.require_admin('save an escalation level');
+  if p_level is null or p_level not between 1 and 3 then
+    raise exception 'p_level must be 1, 2 or 3, got %', p_level
+      using errcode = 'invalid_parameter_value', hint = 'Levels are the rows of monitor.escalation_levels.';
+  end if;
+  if v_channels <> '{}' then
+    v_channels := monitor.check_channels(v_channels);
+  end if;
+  v_title := monitor.check_incident_text('p_title', p_title, 200);
+  update monitor.escalation_levels set channels = v_channels, title = coalesce(v_title, title) where level = p_level;
+end;
+$function$;
+grant execute on function monitor.save_escalation_level(integer,text[],text) to authenticated;
+grant execute on function monitor.save_escalation_level(integer,text[],text) to service_role;
+comment on function monitor.save_escalation_level(integer,text[],text) is 'Says by which channels level 1, 2 or 3 is told; without a title that stays. Without channels lower levels are told instead. Errors: 42501 for a user who is no admin, 22023 for another level, a channel that is unknown or switched off, or a title beyond 200 characters.';
+
+CREATE OR REPLACE FUNCTION monitor.save_inhibition(p_name text, p_source_matchers jsonb, p_target_matchers jsonb, p_equal_labels text[] DEFAULT '{}'::text[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+begin
+  perform monitor.require_admin('save an inhibition');
+  perform monitor.check_label_matchers(p_source_matchers), monitor.check_label_matchers(p_target_matchers);
+  if p_source_matchers = '[]' or p_target_matchers = '[]' then
+    raise exception 'an inhibition needs matchers on both sides'
+      using errcode = 'invalid_parameter_value', hint = 'Else any alert would keep all others from being told.';
+  end if;
+  insert into monitor.inhibition_rules (name, source_matchers, target_matchers, equal_labels)
+  values (p_name, p_source_matchers, p_target_matchers, p_equal_labels)
+  on conflict (name) do update
+  set source_matchers = excluded.source_matchers, target_matchers = excluded.target_matchers, equal_labels = excluded.equal_labels;
+end;
+$function$;
+grant execute on function monitor.save_inhibition(text,jsonb,jsonb,text[]) to authenticated;
+grant execute on function monitor.save_inhibition(text,jsonb,jsonb,text[]) to service_role;
+comment on function monitor.save_inhibition(text,jsonb,jsonb,text[]) is 'Makes or changes an inhibition. Errors: 42501 for a user who is no admin, 22023 for no or malformed matchers, 2201B for a pattern that is none.';
+
+CREATE OR REPLACE FUNCTION monitor.save_route(p_name text, p_channels text[], p_matchers jsonb DEFAULT '[]'::jsonb, p_position integer DEFAULT NULL::integer, p_group_by text[] DEFAULT '{alertname}'::text[], p_continues boolean DEFAULT false, p_group_wait_seconds double precision DEFAULT 30, p_group_interval_seconds double precision DEFAULT 300, p_repeat_interval_seconds double precision DEFAULT 14400)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_unknown   text;
+  v_route_id  bigint;
+begin
+  perform monitor.require_admin('save a route');
+  perform monitor.check_label_matchers(p_matchers);
+  select string_agg(listed.channel, ', ') into v_unknown
+  from unnest(p_channels) as listed (channel)
+  where not exists (
+    select from monitor.notification_channels as known where known.channel = listed.channel and known.kind <> 'heartbeat');
+  if p_channels is null or p_channels = '{}' or v_unknown is not null then
+    raise exception '%', coalesce('no such channel: ' || v_unknown, 'a route needs a channel')
+      using errcode = 'invalid_parameter_value', hint = 'Make it first: select monitor.save_channel(…). A heartbeat tells no alerts.';
+  end if;
+  insert into monitor.notification_routes as known (
+    name, position, matchers, channels, continues, group_by, group_wait_seconds, group_interval_seconds, repeat_interval_seconds)
+  values (
+    p_name, coalesce(p_position, (select coalesce(max(position), 0) + 10 from monitor.notification_routes)), p_matchers, p_channels,
+    p_continues, p_group_by, p_group_wait_seconds, p_group_interval_seconds, p_repeat_interval_seconds)
+  on conflict (name) do update
+  set position = coalesce(p_position, known.position), matchers = excluded.matchers, channels = excluded.channels,
+      continues = excluded.continues, group_by = excluded.group_by, group_wait_seconds = excluded.group_wait_seconds,
+      group_interval_seconds = excluded.group_interval_seconds, repeat_interval_seconds = excluded.repeat_interval_seconds
+  returning route_id into v_route_id;
+  return v_route_id;
+end;
+$function$;
+grant execute on function monitor.save_route(text,text[],jsonb,integer,text[],boolean,double precision,double precision,double precision) to authenticated;
+grant execute on function monitor.save_route(text,text[],jsonb,integer,text[],boolean,double precision,double precision,double precision) to service_role;
+comment on function monitor.save_route(text,text[],jsonb,integer,text[],boolean,double precision,double precision,double precision) is 'Makes a route, or gives the one of that name this form; without a position a new one comes last, another stays where it is. Alerts that are open are routed anew. Errors: 42501 for a user who is no admin, 22023 for no or an unknown channel or malformed matchers, 2201B for a pattern that is none, 23514 for times out of range.';
 
 CREATE OR REPLACE FUNCTION monitor.save_rules(p_groups jsonb, p_replace boolean DEFAULT false, p_dry_run boolean DEFAULT false, p_now timestamp with time zone DEFAULT now())
  RETURNS jsonb
@@ -6293,26 +9793,29 @@ begin
 
       if v_known.rule_id is null then
         insert into monitor.alert_rules (
-          group_name, position, kind, name, expr, for_seconds, keep_firing_for_seconds, labels, annotations, no_data_policy,
-          severity, runbook_url, mode, enabled, created_at, updated_at
+          group_name, position, kind, name, expr, for_seconds, keep_firing_for_seconds, hold_count, hold_window, clear_expr,
+          labels, annotations, no_data_policy, severity, runbook_url, mode, enabled, created_at, updated_at
         )
         values (
           v_group.name, v_rule.position, v_rule.kind, v_rule.name, v_rule.expr, v_rule.for_seconds,
-          v_rule.keep_firing_for_seconds, v_rule.labels, v_rule.annotations, v_rule.no_data_policy, v_rule.severity,
-          v_rule.runbook_url, v_rule.mode, v_rule.enabled, p_now, p_now
+          v_rule.keep_firing_for_seconds, v_rule.hold_count, v_rule.hold_window, v_rule.clear_expr, v_rule.labels,
+          v_rule.annotations, v_rule.no_data_policy, v_rule.severity, v_rule.runbook_url, v_rule.mode, v_rule.enabled, p_now, p_now
         )
         returning rule_id into v_known.rule_id;
         v_inserted := v_inserted + 1;
       else
         update monitor.alert_rules
         set position = v_rule.position, expr = v_rule.expr, for_seconds = v_rule.for_seconds,
-            keep_firing_for_seconds = v_rule.keep_firing_for_seconds, annotations = v_rule.annotations,
+            keep_firing_for_seconds = v_rule.keep_firing_for_seconds, hold_count = v_rule.hold_count,
+            hold_window = v_rule.hold_window, clear_expr = v_rule.clear_expr, annotations = v_rule.annotations,
             no_data_policy = v_rule.no_data_policy, severity = v_rule.severity, runbook_url = v_rule.runbook_url,
             mode = v_rule.mode, enabled = v_rule.enabled, updated_at = p_now
         where rule_id = v_known.rule_id
-          and (position, expr, for_seconds, keep_firing_for_seconds, annotations, no_data_policy, severity, runbook_url, mode, enabled)
-            is distinct from (v_rule.position, v_rule.expr, v_rule.for_seconds, v_rule.keep_firing_for_seconds, v_rule.annotations,
-              v_rule.no_data_policy, v_rule.severity, v_rule.runbook_url, v_rule.mode, v_rule.enabled);
+          and (position, expr, for_seconds, keep_firing_for_seconds, hold_count, hold_window, clear_expr, annotations,
+            no_data_policy, severity, runbook_url, mode, enabled)
+            is distinct from (v_rule.position, v_rule.expr, v_rule.for_seconds, v_rule.keep_firing_for_seconds, v_rule.hold_count,
+              v_rule.hold_window, v_rule.clear_expr, v_rule.annotations, v_rule.no_data_policy, v_rule.severity,
+              v_rule.runbook_url, v_rule.mode, v_rule.enabled);
         v_updated := v_updated + found::integer;
         v_unchanged := v_unchanged + (not found)::integer;
       end if;
@@ -6351,7 +9854,7 @@ exception
 end;
 $function$;
 grant execute on function monitor.save_rules(jsonb,boolean,boolean,timestamp with time zone) to service_role;
-comment on function monitor.save_rules(jsonb,boolean,boolean,timestamp with time zone) is 'Saves groups [{name, interval_seconds?, rules: [{kind, name, expr, for_seconds?, keep_firing_for_seconds?, labels?, annotations?, no_data_policy?, severity?, runbook_url?, mode?, enabled?}]}], all or nothing; severity comes from the label of that name if it is one. A rule is known by its group, kind, name and labels, and takes the given form as a whole, but is switched on or off only by enabled. With p_replace the groups become what is listed, in that order; else other rules of them stay, which are unlisted, and new ones go to their end. Returns {inserted, updated, unchanged, deleted, unlisted}; with p_dry_run the same, and changes nothing. Errors, with the group and the number of the rule: 22023 and others of class 22 for what is no rule, and for one that records what others write; class 23 for one that a check refuses; 54000 for more than 2,000 rules.';
+comment on function monitor.save_rules(jsonb,boolean,boolean,timestamp with time zone) is 'Saves groups [{name, interval_seconds?, rules: [{kind, name, expr, for_seconds?, keep_firing_for_seconds?, hold_count?, hold_window?, clear_expr?, labels?, annotations?, no_data_policy?, severity?, runbook_url?, mode?, enabled?}]}], all or nothing; severity comes from the label of that name if it is one. A rule is known by its group, kind, name and labels, and takes the given form as a whole, but is switched on or off only by enabled. With p_replace the groups become what is listed, in that order; else other rules of them stay, which are unlisted, and new ones go to their end. Returns {inserted, updated, unchanged, deleted, unlisted}; with p_dry_run the same, and changes nothing. Errors, with the group and the number of the rule: 22023 and others of class 22 for what is no rule, and for one that records what others write; class 23 for one that a check refuses; 54000 for more than 2,000 rules.';
 
 CREATE OR REPLACE FUNCTION monitor.scan_rollups(p_series_ids integer[], p_from timestamp with time zone, p_until timestamp with time zone)
  RETURNS TABLE(series_id integer, at bigint, count bigint, sum double precision, min double precision, max double precision, first double precision, last double precision)
@@ -6602,6 +10105,58 @@ grant execute on function monitor.scan_spans(integer[],timestamp with time zone[
 grant execute on function monitor.scan_spans(integer[],timestamp with time zone[],timestamp with time zone,integer) to service_role;
 comment on function monitor.scan_spans(integer[],timestamp with time zone[],timestamp with time zone,integer) is 'Labelled spans [{from, until, label}] and deploys [at] of each series that touch the time from its p_from to p_until, in ms, at most p_limit of each, those that end last, in order of time; until is null while an incident lasts. Labels: maintenance, incident, false_positive, expected, missed. A row a series that has any, so for use in SQL; whoever asks over the API takes read_spans.';
 
+CREATE OR REPLACE FUNCTION monitor.send_incident_message(p_incident_id bigint, p_message text, p_text text DEFAULT NULL::text, p_channels text[] DEFAULT NULL::text[], p_next_update_due_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_now timestamp with time zone DEFAULT now())
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_incident  monitor.incidents;
+  v_text      text := monitor.check_incident_text('p_text', p_text, 10000);
+  v_channels  text[];
+  v_told      text[];
+begin
+  perform monitor.require_admin('tell people of an incident');
+  v_incident := monitor.lock_incident(p_incident_id);
+  if p_message is null or p_message not in ('alert', 'update', 'resolution') then
+    raise exception 'p_message must be alert, update or resolution, got %', p_message
+      using errcode = 'invalid_parameter_value', hint = 'Escalations are sent when a deadline is missed.';
+  end if;
+  if (p_message = 'resolution') <> (v_incident.state = 'resolved') then
+    raise exception 'incident % is %: % cannot be sent', p_incident_id, v_incident.state,
+      case p_message when 'alert' then 'an initial alert' when 'update' then 'an update' else 'a resolution' end
+      using errcode = 'invalid_parameter_value', hint = 'Set its state first: select monitor.set_incident_state(…).';
+  end if;
+  if p_next_update_due_at is not null and not (p_message <> 'resolution' and p_next_update_due_at > p_now
+    and p_next_update_due_at <= p_now + interval '30 days') then
+    raise exception 'p_next_update_due_at must be within 30 days from now and is not for a resolution, got %', p_next_update_due_at
+      using errcode = 'invalid_parameter_value', hint = 'Left out, it follows the severity: 30 minutes for P0, 1 hour, 4 hours, a day.';
+  end if;
+  if v_text is null and p_message = 'update' then
+    raise exception 'an update needs a text'
+      using errcode = 'invalid_parameter_value', hint = 'What is known, what is being done, what comes next.';
+  end if;
+  v_channels := monitor.check_channels(p_channels);
+  v_told := monitor.write_incident_message(
+    v_incident, p_message, coalesce(v_text, case p_message
+      when 'resolution' then format('Resolved after %s.', monitor.describe_duration(v_incident.resolved_at - v_incident.started_at))
+      else v_incident.title end),
+    v_channels, p_next_update_due_at, monitor.current_actor(), p_now);
+  if v_told = '{}' then
+    raise exception 'there is no channel to tell incident % by', p_incident_id
+      using errcode = 'object_not_in_prerequisite_state',
+            hint = 'Make one, or switch one on: select monitor.save_channel(''ops'', ''email'', ''{"to": ["ops@example.com"]}'');';
+  end if;
+  return (
+    select jsonb_build_object('told', v_told, 'next_update_due_at', next_update_due_at)
+    from monitor.incidents where incident_id = p_incident_id);
+end;
+$function$;
+grant execute on function monitor.send_incident_message(bigint,text,text,text[],timestamp with time zone,timestamp with time zone) to authenticated;
+grant execute on function monitor.send_incident_message(bigint,text,text,text[],timestamp with time zone,timestamp with time zone) to service_role;
+comment on function monitor.send_incident_message(bigint,text,text,text[],timestamp with time zone,timestamp with time zone) is 'Tells an incident: alert (the initial one), update (which is a response, too) or resolution, by p_channels or, left out, by those of the incident and all that were told of it. Sets when the next update is due. Returns {told: channels, next_update_due_at}. Errors: 42501 for a user who is no admin; P0002 for an unknown incident; 22023 for a message that does not fit its state, an update without text, a text beyond 10,000 characters, a deadline that is past or beyond 30 days, or a channel that is unknown or switched off; 55000 if there is no channel at all.';
+
 CREATE OR REPLACE FUNCTION monitor.set_detection(p_metric text, p_budget double precision DEFAULT NULL::double precision, p_sensitivity text DEFAULT NULL::text, p_direction text DEFAULT NULL::text, p_minimum_change double precision DEFAULT NULL::double precision, p_minimum_change_ratio double precision DEFAULT NULL::double precision, p_enabled boolean DEFAULT NULL::boolean)
  RETURNS void
  LANGUAGE plpgsql
@@ -6652,6 +10207,164 @@ grant execute on function monitor.set_detection(text,double precision,text,text,
 grant execute on function monitor.set_detection(text,double precision,text,text,double precision,double precision,boolean) to service_role;
 comment on function monitor.set_detection(text,double precision,text,text,double precision,double precision,boolean) is 'Sets what is told of a metric: at most p_budget anomalies a week and series, or p_sensitivity (low 0.25, normal 1, high 4), the direction, the smallest change worth telling in its unit and as a share, and whether any. Null leaves as it is. Recorded in the audit log; the metric''s series are replayed to find their thresholds. Errors: 42501 for a user who is no admin, 22023 for a value out of range or both budget and sensitivity, P0002 for an unknown metric.';
 
+CREATE OR REPLACE FUNCTION monitor.set_incident_severity(p_incident_id bigint, p_severity text, p_text text DEFAULT NULL::text, p_now timestamp with time zone DEFAULT now())
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_before    monitor.incidents;
+  v_incident  monitor.incidents;
+  v_text      text := monitor.check_incident_text('p_text', p_text, 10000);
+begin
+  perform monitor.require_admin('judge an incident anew');
+  v_before := monitor.lock_incident(p_incident_id);
+  if p_severity is null or p_severity not in ('P0', 'P1', 'P2', 'P3') then
+    raise exception 'p_severity must be P0, P1, P2 or P3, got %', p_severity
+      using errcode = 'invalid_parameter_value', hint = 'P0 wants a response within 15 minutes, P1 an hour, P2 4 hours, P3 a day.';
+  end if;
+  if p_severity = v_before.severity then
+    raise exception 'incident % is % already', p_incident_id, p_severity
+      using errcode = 'invalid_parameter_value', hint = 'For a note: monitor.note_incident.';
+  end if;
+  update monitor.incidents
+  set severity = p_severity,
+      response_due_at = case when response_due_at is not null
+        then coalesce(reopened_at, opened_at) + monitor.response_target(p_severity) end,
+      -- What was promised is not put off.
+      next_update_due_at = case when next_update_due_at is not null
+        then least(next_update_due_at, p_now + monitor.update_interval(p_severity)) end
+  where incident_id = p_incident_id
+  returning * into v_incident;
+  perform monitor.write_incident_event(
+    p_incident_id, 'severity', format('%s instead of %s%s', p_severity, v_before.severity, coalesce(': ' || v_text, '.')),
+    p_now, monitor.current_actor(), p_now);
+  return to_jsonb(v_incident);
+end;
+$function$;
+grant execute on function monitor.set_incident_severity(bigint,text,text,timestamp with time zone) to authenticated;
+grant execute on function monitor.set_incident_severity(bigint,text,text,timestamp with time zone) to service_role;
+comment on function monitor.set_incident_severity(bigint,text,text,timestamp with time zone) is 'Changes the severity. The response deadline counts from the opening by the new target, so it may have passed; the next update comes sooner if the new interval says so, never later than promised. Returns its row. Errors: 42501 for a user who is no admin, P0002 for an unknown incident, 22023 for an unknown severity, the one it has, or a text beyond 10,000 characters.';
+
+CREATE OR REPLACE FUNCTION monitor.set_incident_state(p_incident_id bigint, p_state text, p_text text DEFAULT NULL::text, p_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_root_cause text DEFAULT NULL::text, p_fix text DEFAULT NULL::text, p_prevention text DEFAULT NULL::text, p_post_mortem_on date DEFAULT NULL::date, p_tell boolean DEFAULT NULL::boolean, p_now timestamp with time zone DEFAULT now())
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_actor     text := monitor.current_actor();
+  v_text      text := monitor.check_incident_text('p_text', p_text, 10000);
+  v_at        timestamptz := coalesce(p_at, p_now);
+  v_before    monitor.incidents;
+  v_incident  monitor.incidents;
+  v_firing    text;
+  v_default   text;
+  v_told      text[] := '{}';
+begin
+  perform monitor.require_admin('move an incident on');
+  v_before := monitor.lock_incident(p_incident_id);
+  if p_state is null or p_state not in ('open', 'investigating', 'identified', 'monitoring', 'resolved') then
+    raise exception 'p_state must be open, investigating, identified, monitoring or resolved, got %', p_state
+      using errcode = 'invalid_parameter_value', hint = 'In any order; whatever is set after resolved opens it again.';
+  end if;
+  if p_state = v_before.state then
+    raise exception 'incident % is % already', p_incident_id, p_state
+      using errcode = 'invalid_parameter_value',
+            hint = 'For a note: monitor.note_incident; for what was the cause and the cure: monitor.write_up_incident.';
+  end if;
+  if not (v_at >= v_before.started_at and v_at <= p_now) then
+    raise exception 'p_at must be from its start, %, to now, %, got %', v_before.started_at, p_now, v_at
+      using errcode = 'invalid_parameter_value', hint = 'When it came to be so, which may be before it is written down.';
+  end if;
+  if v_at < v_before.resolved_at then
+    raise exception 'incident % was resolved at %: it cannot have been opened again at %', p_incident_id, v_before.resolved_at, v_at
+      using errcode = 'invalid_parameter_value', hint = 'Leave p_at out, or give a later one.';
+  end if;
+
+  update monitor.incidents as incident
+  set state = p_state,
+      resolved_at = case when p_state = 'resolved' then v_at end,
+      mitigated_at = case
+        when v_before.resolved_at is not null then case when p_state = 'monitoring' then v_at end
+        when p_state = 'monitoring' then least(mitigated_at, v_at)
+        when p_state = 'resolved' and mitigated_at is not null then least(mitigated_at, v_at)
+        else mitigated_at end,
+      acknowledged_at = case
+        when p_state = 'open' and v_before.resolved_at is not null then null
+        when p_state = 'open' then acknowledged_at
+        when v_before.resolved_at is not null then v_at
+        else coalesce(acknowledged_at, v_at) end,
+      acknowledged_by = case
+        when p_state = 'open' and v_before.resolved_at is not null then null
+        when p_state = 'open' then acknowledged_by
+        when v_before.resolved_at is not null then v_actor
+        else coalesce(acknowledged_by, v_actor) end,
+      root_cause = coalesce(monitor.check_incident_text('p_root_cause', p_root_cause, 10000), root_cause),
+      fix = coalesce(monitor.check_incident_text('p_fix', p_fix, 10000), fix),
+      prevention = coalesce(monitor.check_incident_text('p_prevention', p_prevention, 10000), prevention),
+      post_mortem_on = coalesce(p_post_mortem_on, post_mortem_on),
+      next_update_due_at = case
+        when p_state = 'resolved' then null
+        when v_before.resolved_at is not null then p_now + monitor.update_interval(severity)
+        else next_update_due_at end,
+      -- Opened again, all deadlines start anew.
+      reopened_at = case when v_before.resolved_at is not null then p_now else reopened_at end,
+      response_due_at = case when v_before.resolved_at is not null then p_now + monitor.response_target(severity) else response_due_at end,
+      response_escalated_at = case when v_before.resolved_at is null then response_escalated_at end,
+      update_escalated_at = case when v_before.resolved_at is null then update_escalated_at end,
+      escalation_level = case when v_before.resolved_at is not null then 1 else escalation_level end,
+      -- Its alert may have opened another one since.
+      fingerprint = case when v_before.resolved_at is not null and exists (
+          select from monitor.incidents as other where other.fingerprint = incident.fingerprint and other.resolved_at is null)
+        then null else fingerprint end
+  where incident_id = p_incident_id
+  returning * into v_incident;
+
+  select format(' Of its alerts %s still fire: %s.', count(*), string_agg(format('%s (%s)', firing.alert_id, firing.name), ', ')
+      filter (where firing.place <= 5) || case when count(*) > 5 then ' and others' else '' end) into v_firing
+  from (
+    select alert.alert_id, alert.name, row_number() over (order by alert.alert_id) as place
+    from monitor.incident_alerts as link
+    join monitor.system_alerts as alert using (alert_id)
+    where link.incident_id = p_incident_id and alert.state = 'firing' and p_state = 'resolved'
+  ) as firing
+  having count(*) > 0;
+
+  v_default := case
+    when p_state = 'resolved' then format('Resolved after %s.', monitor.describe_duration(v_at - v_incident.started_at))
+    else initcap(p_state) || '.' end;
+  if v_before.resolved_at is not null then
+    perform monitor.write_incident_event(
+      p_incident_id, 'reopened', format('Opened again, as %s%s', p_state, coalesce(': ' || v_text, '.')), v_at, v_actor, p_now);
+  else
+    perform monitor.write_incident_event(
+      p_incident_id, 'state', initcap(p_state) || coalesce(': ' || v_text, '.') || coalesce(v_firing, ''), v_at, v_actor, p_now);
+  end if;
+  if v_incident.acknowledged_at is not null and (v_before.acknowledged_at is null or v_before.resolved_at is not null) then
+    perform monitor.write_incident_event(p_incident_id, 'acknowledged', 'Acknowledged by moving it on.', v_at, v_actor, p_now);
+  end if;
+
+  -- Whoever was told that it is there is told that it is over, and that it is there again.
+  if coalesce(p_tell, (p_state = 'resolved' or v_before.resolved_at is not null) and exists (
+    select from monitor.notifications where incident_id = p_incident_id and not is_test and state <> 'discarded'))
+  then
+    v_told := monitor.write_incident_message(
+      v_incident, case when p_state = 'resolved' then 'resolution' when p_state = 'open' then 'alert' else 'update' end,
+      case when v_before.resolved_at is not null then 'It was resolved, and is open again. ' else '' end || coalesce(v_text, v_default)
+        || coalesce(v_firing, ''),
+      null, null, v_actor, p_now);
+  end if;
+  return (
+    select to_jsonb(incident) || jsonb_build_object('told', v_told)
+    from monitor.incidents as incident where incident_id = p_incident_id);
+end;
+$function$;
+grant execute on function monitor.set_incident_state(bigint,text,text,timestamp with time zone,text,text,text,date,boolean,timestamp with time zone) to authenticated;
+grant execute on function monitor.set_incident_state(bigint,text,text,timestamp with time zone,text,text,text,date,boolean,timestamp with time zone) to service_role;
+comment on function monitor.set_incident_state(bigint,text,text,timestamp with time zone,text,text,text,date,boolean,timestamp with time zone) is 'Moves an incident on, in any order; p_at says since when it is so. After resolved any other state opens it again: deadlines start anew, at level 1. Root cause, fix and prevention may come now or later (monitor.write_up_incident). A resolution, and that it is open again, is told to all who were told of the incident unless p_tell is false; other states if p_tell is true. Returns its row and told, the channels. Errors: 42501 for a user who is no admin; P0002 for an unknown incident; 22023 for an unknown state, the one it has, a p_at before its start, before the resolution it undoes or in the future, or a text beyond 10,000 characters; 23514 for a day that is not of this millennium.';
+
 CREATE OR REPLACE FUNCTION monitor.set_schedule(p_job text, p_schedule text, p_now timestamp with time zone DEFAULT now())
  RETURNS void
  LANGUAGE plpgsql
@@ -6689,6 +10402,82 @@ $function$;
 grant execute on function monitor.set_schedule(text,text,timestamp with time zone) to authenticated;
 grant execute on function monitor.set_schedule(text,text,timestamp with time zone) to service_role;
 comment on function monitor.set_schedule(text,text,timestamp with time zone) is 'Sets when a job runs, in job_schedules and in pg_cron; repeating it changes nothing. Recorded in the audit log. Errors: 42501 for a user who is no admin, 22023 for an unknown job or a schedule that is none.';
+
+CREATE OR REPLACE FUNCTION monitor.silence_alerts(p_matchers jsonb, p_ends_at timestamp with time zone, p_reason text, p_starts_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_weekdays integer[] DEFAULT NULL::integer[], p_from_time time without time zone DEFAULT NULL::time without time zone, p_until_time time without time zone DEFAULT NULL::time without time zone, p_now timestamp with time zone DEFAULT now())
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_starts_at   timestamptz := coalesce(p_starts_at, p_now);
+  v_silence_id  bigint;
+begin
+  perform monitor.require_admin('silence alerts');
+  perform monitor.check_label_matchers(p_matchers);
+  if p_matchers = '[]' then
+    raise exception 'a silence needs a matcher'
+      using errcode = 'invalid_parameter_value',
+            hint = 'To stop all sending: update monitor.settings set notifications_enabled = false.';
+  end if;
+  if p_ends_at is null or not (v_starts_at < p_ends_at and p_ends_at > p_now) or p_ends_at > v_starts_at + interval '10 years'
+    or (p_weekdays is null and p_ends_at > v_starts_at + interval '1 year') then
+    raise exception 'a silence must end after it starts and after now, within a year, or 10 if it recurs'
+      using errcode = 'invalid_parameter_value', hint = 'Give a time for p_ends_at, e.g. now() + interval ''2 hours''.';
+  end if;
+  if p_reason is null or p_reason !~ '\S' then
+    raise exception 'a silence needs a reason'
+      using errcode = 'invalid_parameter_value', hint = 'For who wonders later why nothing was told.';
+  end if;
+  if num_nulls(p_weekdays, p_from_time, p_until_time) not in (0, 3) or not coalesce(p_weekdays <@ '{1,2,3,4,5,6,7}', true)
+    or p_weekdays = '{}' then
+    raise exception 'one that recurs needs p_weekdays (1 Monday to 7 Sunday), p_from_time and p_until_time'
+      using errcode = 'invalid_parameter_value', hint = 'For example ''{6,7}'', ''02:00'', ''04:00''.';
+  end if;
+  insert into monitor.silences (matchers, starts_at, ends_at, weekdays, from_time, until_time, reason, created_by, created_at)
+  values (p_matchers, v_starts_at, p_ends_at, p_weekdays, p_from_time, p_until_time, p_reason, monitor.current_actor(), p_now)
+  returning silence_id into v_silence_id;
+  return v_silence_id;
+end;
+$function$;
+grant execute on function monitor.silence_alerts(jsonb,timestamp with time zone,text,timestamp with time zone,integer[],time without time zone,time without time zone,timestamp with time zone) to authenticated;
+grant execute on function monitor.silence_alerts(jsonb,timestamp with time zone,text,timestamp with time zone,integer[],time without time zone,time without time zone,timestamp with time zone) to service_role;
+comment on function monitor.silence_alerts(jsonb,timestamp with time zone,text,timestamp with time zone,integer[],time without time zone,time without time zone,timestamp with time zone) is 'Keeps matching alerts from being told until p_ends_at; with weekdays and times only then, by the clock on the wall. Returns its silence_id. Errors: 42501 for a user who is no admin, 22023 for no or malformed matchers, no reason, a time that is empty, over or too long, half a recurrence; 2201B for a pattern that is none; 23514 for a reason beyond 2,000 characters.';
+
+CREATE OR REPLACE FUNCTION monitor.silence_holds(p_silence monitor.silences, p_now timestamp with time zone, p_time_zone text)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO ''
+AS $function$
+  select p_silence.starts_at <= p_now and p_now < p_silence.ends_at and (
+    p_silence.weekdays is null
+    or case when p_silence.from_time < p_silence.until_time
+      then local.clock >= p_silence.from_time and local.clock < p_silence.until_time and local.weekday = any (p_silence.weekdays)
+      else (local.clock >= p_silence.from_time and local.weekday = any (p_silence.weekdays))
+        -- It began the day before.
+        or (local.clock < p_silence.until_time and (local.weekday + 5) % 7 + 1 = any (p_silence.weekdays))
+    end)
+  from (
+    select (p_now at time zone p_time_zone)::time as clock, extract(isodow from p_now at time zone p_time_zone)::integer as weekday
+  ) as local;
+$function$;
+grant execute on function monitor.silence_holds(monitor.silences,timestamp with time zone,text) to service_role;
+comment on function monitor.silence_holds(monitor.silences,timestamp with time zone,text) is 'Whether a silence is in force.';
+
+CREATE OR REPLACE FUNCTION monitor.silence_holds_until(p_silence monitor.silences, p_now timestamp with time zone, p_time_zone text)
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO ''
+AS $function$
+  select case when p_silence.weekdays is null then p_silence.ends_at else least(p_silence.ends_at, (
+    (p_now at time zone p_time_zone)::date + p_silence.until_time
+      + case when (p_now at time zone p_time_zone)::time < p_silence.until_time then interval '0' else interval '1 day' end
+    ) at time zone p_time_zone) end;
+$function$;
+grant execute on function monitor.silence_holds_until(monitor.silences,timestamp with time zone,text) to service_role;
+comment on function monitor.silence_holds_until(monitor.silences,timestamp with time zone,text) is 'When a silence that is in force ends, for now.';
 
 CREATE OR REPLACE FUNCTION monitor.stale_after_seconds(p_schedule text, p_now timestamp with time zone)
  RETURNS integer
@@ -6777,6 +10566,548 @@ $function$;
 grant execute on function monitor.start_job(text,uuid,text,timestamp with time zone,timestamp with time zone) to service_role;
 comment on function monitor.start_job(text,uuid,text,timestamp with time zone,timestamp with time zone) is 'Takes the lease of a job for a run. Returns {outcome, run_id, scheduled_at}: started; overlap with the run that holds the lease; disabled by the kill switch; finished, when this very run has ended before (a repeated delivery). Errors: 22023 for an unknown job or a run of another job.';
 
+CREATE OR REPLACE FUNCTION monitor.sync_alerts(p_components jsonb, p_now timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO ''
+ SET enable_nestloop TO 'off'
+AS $function$
+declare
+  c_reopen  constant interval := interval '10 minutes';
+  c_flap    constant integer := 3; -- firings within an hour
+  c_quiet   constant interval := interval '10 minutes';
+  v_counts  jsonb;
+begin
+  -- An acknowledgement that has run out is none; its alert is live again.
+  update monitor.system_alerts
+  set acknowledged_at = null, acknowledged_by = null, acknowledged_until = null, acknowledged_because = null, live_again_at = p_now
+  where resolved_at is null and acknowledged_until <= p_now;
+
+  with condition as materialized (
+    select distinct on (listed.fingerprint) listed.*
+    from monitor.list_conditions(p_components, p_now) as listed
+    order by listed.fingerprint, listed.mode = 'live' desc, listed.fired_at is not null desc, listed.active_at
+  ), known as materialized (
+    select alert_id, fingerprint, source, labels, rule_id, anomaly_id, active_at, fired_at, ceased_at, recent_firings
+    from monitor.system_alerts
+    where resolved_at is null
+  ), lately as materialized (
+    select distinct on (alert.fingerprint) alert.alert_id, alert.fingerprint
+    from monitor.system_alerts as alert
+    where alert.resolved_at > p_now - c_reopen
+      and not exists (select from known where known.fingerprint = alert.fingerprint)
+    order by alert.fingerprint, alert.resolved_at desc
+  ), judged as materialized (
+    select
+      condition.*,
+      coalesce(known.alert_id, lately.alert_id) as alert_id,
+      known.alert_id is not null as is_open,
+      -- A clock that was ahead has written nothing that is later than now.
+      case when firing.at is not null then least(firing.at, p_now) end as fires_at
+    from condition
+    left join known using (fingerprint)
+    left join lately using (fingerprint)
+    cross join lateral (
+      select coalesce(condition.fired_at, case
+        when p_now >= least(known.active_at, condition.active_at) + make_interval(secs => condition.for_seconds) then p_now end) as at
+    ) as firing
+  ), continued as (
+    update monitor.system_alerts as alert
+    set name = judged.name, source = judged.source, severity = judged.severity, labels = judged.labels, annotations = judged.annotations,
+        value = judged.value, runbook_url = judged.runbook_url, rule_id = judged.rule_id, anomaly_id = judged.anomaly_id,
+        mode = judged.mode, no_data = judged.no_data, last_seen_at = greatest(p_now, alert.fired_at),
+        active_at = case when judged.is_open and judged.for_seconds is not null then least(alert.active_at, judged.active_at)
+          else judged.active_at end,
+        resolved_at = null, resolved_because = null, ceased_at = null,
+        -- Of one that is told as firing the start stays; else it fires now, or not yet.
+        fired_at = case
+          when judged.is_open and alert.fired_at is not null and alert.ceased_at is null then alert.fired_at
+          when judged.fires_at is not null then judged.fires_at
+          when judged.is_open and alert.fired_at is not null then alert.fired_at
+          when not judged.is_open then null end,
+        occurrence_count = alert.occurrence_count + (judged.fires_at is not null and not (judged.is_open and alert.fired_at is not null and alert.ceased_at is null))::integer,
+        recent_firings = case
+          when judged.fires_at is not null and not (judged.is_open and alert.fired_at is not null and alert.ceased_at is null)
+            then (select coalesce(array_agg(fired order by fired), '{}') from (
+              select fired from unnest(alert.recent_firings || judged.fires_at) as fired
+              where fired > p_now - interval '1 hour' order by fired desc limit 20) as recent)
+          else alert.recent_firings end,
+        routed_at = case when judged.is_open and alert.labels = judged.labels and alert.mode = judged.mode then alert.routed_at end
+    from judged
+    where alert.alert_id = judged.alert_id
+      and (not judged.is_open or alert.ceased_at is not null
+        or (alert.fired_at is null and judged.fires_at is not null)
+        or alert.last_seen_at <= p_now - interval '5 minutes'
+        or alert.last_seen_at > p_now + interval '10 minutes'
+        or (alert.value, alert.severity, alert.annotations, alert.mode, alert.no_data, alert.labels, alert.anomaly_id, alert.rule_id, alert.runbook_url)
+          is distinct from (judged.value, judged.severity, judged.annotations, judged.mode, judged.no_data, judged.labels, judged.anomaly_id,
+            judged.rule_id, judged.runbook_url))
+    returning alert.alert_id, judged.is_open
+  ), opened as (
+    insert into monitor.system_alerts (
+      fingerprint, name, source, severity, labels, annotations, value, runbook_url, rule_id, anomaly_id, mode, no_data, opened_at,
+      active_at, fired_at, last_seen_at, occurrence_count, recent_firings)
+    select
+      fingerprint, name, source, severity, labels, annotations, value, runbook_url, rule_id, anomaly_id, mode, no_data, p_now,
+      least(active_at, p_now), fires_at, p_now, (fires_at is not null)::integer,
+      case when fires_at is null then '{}'::timestamptz[] else array[fires_at] end
+    from judged
+    where alert_id is null
+    returning alert_id
+  ), over as materialized (
+    select known.*,
+      case
+        when known.source = 'rule' then case
+          when rule.rule_id is null then 'its rule was deleted or has other labels now'
+          when not rule.enabled then 'its rule was switched off'
+          else 'what it says no longer holds' end
+        when known.source = 'anomaly' then case
+          when anomaly.review_state in ('resolved', 'false_positive', 'expected')
+            then format('the anomaly was reviewed as %s by %s', replace(anomaly.review_state, '_', ' '), coalesce(anomaly.reviewed_by, 'somebody'))
+          else 'the series is as expected again' end
+        else 'what it says no longer holds' end as because,
+      (known.source = 'rule' and (rule.rule_id is null or not rule.enabled)) as is_by_hand
+    from known
+    left join monitor.alert_rules as rule on rule.rule_id = known.rule_id
+    left join monitor.rule_states as remembered on remembered.rule_id = known.rule_id
+    left join monitor.anomaly_detections as anomaly on anomaly.anomaly_id = known.anomaly_id
+    where not exists (select from condition where condition.fingerprint = known.fingerprint)
+      -- Of components nothing may be known now: what is not known does not resolve.
+      and not (p_components is null and known.labels ? 'component' and known.source = 'health')
+      and not coalesce(known.source = 'rule' and rule.enabled and not monitor.instances_are_readable(remembered.instances), false)
+  ), held as (
+    update monitor.system_alerts as alert
+    set ceased_at = p_now
+    from over
+    where alert.alert_id = over.alert_id and over.ceased_at is null and over.fired_at is not null and not over.is_by_hand
+      and (select count(*) from unnest(over.recent_firings) as fired where fired > p_now - interval '1 hour') >= c_flap
+    returning alert.alert_id
+  ), ended as (
+    update monitor.system_alerts as alert
+    set resolved_at = greatest(p_now, alert.fired_at),
+        resolved_because = case when alert.fired_at is null then 'it never held for long enough to fire' else over.because end,
+        last_seen_at = greatest(alert.last_seen_at, alert.fired_at)
+    from over
+    where alert.alert_id = over.alert_id
+      and (over.fired_at is null or over.is_by_hand
+        or (over.ceased_at is not null and (over.ceased_at <= p_now - c_quiet or over.ceased_at > p_now + c_quiet))
+        or (over.ceased_at is null
+          and (select count(*) from unnest(over.recent_firings) as fired where fired > p_now - interval '1 hour') < c_flap))
+    returning alert.alert_id
+  )
+  select jsonb_build_object(
+    'opened', (select count(*) from opened),
+    'reopened', (select count(*) from continued where not is_open),
+    'held', (select count(*) from held),
+    'resolved', (select count(*) from ended))
+  into v_counts;
+
+  -- The canary of the day has come as far as here: it is due no more, and over with the next evaluation.
+  update monitor.alerting_state
+  set canary_on = (p_now at time zone settings.time_zone)::date
+  from monitor.settings
+  where exists (select from monitor.system_alerts where name = 'PgvigilCanary' and state = 'firing')
+    and canary_on is distinct from (p_now at time zone settings.time_zone)::date;
+  return v_counts;
+end;
+$function$;
+grant execute on function monitor.sync_alerts(jsonb,timestamp with time zone) to service_role;
+comment on function monitor.sync_alerts(jsonb,timestamp with time zone) is 'Makes of what holds now what there is in system_alerts, one open row a fingerprint: pending, firing, resolved. What comes back within 10 minutes goes on in its row. What fires three times within an hour flaps, and resolves only after 10 quiet minutes. Of components that are null nothing is known, and nothing changes. Returns {opened, reopened, held, resolved}.';
+
+CREATE OR REPLACE FUNCTION monitor.tell_alerts(p_now timestamp with time zone)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO ''
+ SET enable_nestloop TO 'off'
+AS $function$
+declare
+  c_groups      constant integer := 2000;
+  c_listed      constant integer := 50;
+  c_messages    constant integer := 20;
+  v_time_zone   text;
+  v_due         bigint[];
+  v_told        integer;
+begin
+  select time_zone into v_time_zone from monitor.settings;
+  v_due := array(
+    select group_id from monitor.alert_groups as alert_group
+    where monitor.group_is_due(alert_group, p_now)
+    order by next_flush_at, group_id
+    limit c_groups
+    for update);
+  if v_due = '{}' then
+    return 0;
+  end if;
+
+  with mute as materialized (
+    select * from monitor.list_mutes(p_now, v_time_zone)
+  ), due as materialized (
+    select alert_group.group_id, alert_group.group_key, alert_group.labels, coalesce(route.name, '') as route,
+      coalesce(route.repeat_interval_seconds, 14400) as repeat_seconds,
+      coalesce(alert_group.channels, route.channels, '{}') as channels
+    from monitor.alert_groups as alert_group
+    left join monitor.notification_routes as route using (route_id)
+    where alert_group.group_id = any (v_due)
+  ), member as materialized (
+    select due.group_id, membership.only_end, alert.alert_id, alert.name, alert.state, alert.severity, alert.labels, alert.annotations,
+      alert.live_again_at, alert.acknowledged_at, mute.alert_id is not null as is_muted, alert.fired_at, alert.mode
+    from due
+    join monitor.alert_group_members as membership using (group_id)
+    join monitor.system_alerts as alert using (alert_id)
+    left join mute using (alert_id)
+  ), known as materialized (
+    select distinct on (told.alert_id, told.channel) told.alert_id, told.channel, told.status, told.told_at, notification.group_id
+    from monitor.notification_alerts as told
+    join monitor.notifications as notification using (notification_id)
+    where told.alert_id in (select alert_id from member)
+    order by told.alert_id, told.channel, told.notification_id desc
+  ), target as (
+    -- Where the start was told, the end is told too, whatever the routes say by now.
+    select due.group_id, channel.channel, channel.kind, coalesce((channel.config ->> 'send_resolved')::boolean, true) as tells_end,
+      channel.channel = any (due.channels) as is_routed
+    from due
+    join monitor.notification_channels as channel on channel.enabled and channel.kind <> 'heartbeat' and (
+      channel.channel = any (due.channels)
+      or exists (
+        select from member join known using (alert_id)
+        where member.group_id = due.group_id and member.state = 'resolved' and known.channel = channel.channel and known.status = 'firing'))
+  ), item as materialized (
+    select target.group_id, target.channel, target.kind, member.alert_id, member.severity, member.fired_at,
+      case when member.state = 'firing' then 'firing' else 'resolved' end as status,
+      member.state = 'resolved' as is_over,
+      member.state = 'firing' and member.acknowledged_at is null
+        and (known.status is distinct from 'firing' or member.live_again_at > known.told_at) as is_news,
+      member.state = 'firing' and member.acknowledged_at is null as is_unacknowledged,
+      known.told_at
+    from target
+    join member using (group_id)
+    left join known on known.alert_id = member.alert_id and known.channel = target.channel
+    where case member.state
+      when 'firing' then target.is_routed and not member.only_end and not member.is_muted and member.mode = 'live'
+      when 'resolved' then known.status = 'firing' and target.tells_end and member.name <> 'PgvigilCanary'
+        -- Its end belongs to the group that told its start, as long as it is in there.
+        and (known.group_id = member.group_id or not exists (
+          select from monitor.alert_group_members as other
+          where other.alert_id = member.alert_id and other.group_id = coalesce(known.group_id, (
+            select min(any_group.group_id) from monitor.alert_group_members as any_group where any_group.alert_id = member.alert_id))
+            and other.group_id <> member.group_id))
+      else false end
+  ), summed as (
+    select item.group_id, item.channel, item.kind, due.repeat_seconds, due.route, due.group_key, due.labels,
+      count(*) filter (where status = 'firing') as firing_count,
+      count(*) filter (where is_over) as resolved_count,
+      bool_or(is_news) as has_news,
+      bool_or(is_unacknowledged) as has_unacknowledged,
+      max(array_position('{info,warning,critical}', severity)) filter (where status = 'firing') as worst,
+      max(told_at) as last_told_at
+    from item
+    join due using (group_id)
+    group by item.group_id, item.channel, item.kind, due.repeat_seconds, due.route, due.group_key, due.labels
+  ), sending as materialized (
+    select summed.*,
+      case
+        when firing_count = 0 then 'resolved'
+        when last_told_at is null then 'new'
+        when has_news or resolved_count > 0 then 'changed'
+        else 'repeated' end as because,
+      -- People cannot read, nor a provider of mail take, hundreds of messages at once: beyond some they become one.
+      case when kind in ('email', 'slack') and row_number() over (
+          partition by channel order by firing_count > 0 desc, worst desc nulls last, group_id) > c_messages
+        then null else group_id end as bundle_id
+    from summed
+    where has_news or resolved_count > 0
+      or (has_unacknowledged and (last_told_at is null or last_told_at <= p_now - make_interval(secs => repeat_seconds)
+        or last_told_at > p_now + interval '10 minutes')) -- by a clock that stood wrong
+  ), content as materialized (
+    select sending.bundle_id, sending.channel, sending.group_id, item.alert_id, item.status, item.told_at,
+      row_number() over (
+        partition by sending.channel, sending.bundle_id
+        order by item.status, array_position('{info,warning,critical}', item.severity) desc, item.fired_at, item.alert_id) as place
+    from sending
+    join item using (group_id, channel)
+  ), common as (
+    -- What all of them have in common is what none has otherwise.
+    select content.channel, content.bundle_id, coalesce(jsonb_object_agg(pair.key, pair.value) filter (where pair.kind = 'label'), '{}') as labels,
+      coalesce(jsonb_object_agg(pair.key, pair.value) filter (where pair.kind = 'annotation'), '{}') as annotations
+    from (select channel, bundle_id, count(*) as alerts, min(alert_id) as first_id from content group by channel, bundle_id) as content
+    cross join lateral (
+      select first.kind, first.key, first.value
+      from monitor.system_alerts as example
+      cross join lateral (
+        select 'label' as kind, each.key, each.value from jsonb_each(example.labels) as each
+        union all
+        select 'annotation', each.key, each.value from jsonb_each(example.annotations) as each
+      ) as first
+      where example.alert_id = content.first_id and (content.alerts = 1 or not exists (
+        select from content as other
+        join member on member.alert_id = other.alert_id and member.group_id = other.group_id
+        where other.channel = content.channel and other.bundle_id is not distinct from content.bundle_id
+          and case first.kind when 'label' then member.labels else member.annotations end -> first.key is distinct from first.value))
+    ) as pair
+    group by content.channel, content.bundle_id
+  ), listed as (
+    select content.channel, content.bundle_id, jsonb_agg(
+      monitor.describe_alert(alert, content.status, (
+        select coalesce(jsonb_agg(note order by place), '[]') from (
+          select 1 as place, format('It was silenced %s, from %s to %s.', decision.detail,
+            to_char(decision.held_since at time zone v_time_zone, 'YYYY-MM-DD HH24:MI'),
+            to_char(coalesce(decision.held_until, p_now) at time zone v_time_zone, 'HH24:MI')) as note
+          from monitor.notification_decisions as decision
+          where decision.alert_id = alert.alert_id and decision.decision = 'silenced' and content.status = 'firing'
+            and coalesce(decision.held_until, p_now) > coalesce(content.told_at, '-infinity')
+          union all
+          select 2, format('It had been acknowledged; that ran out at %s.', to_char(alert.live_again_at at time zone v_time_zone, 'HH24:MI'))
+          where alert.live_again_at > coalesce(content.told_at, '-infinity') and content.status = 'firing' and alert.acknowledged_at is null
+          union all
+          select 3, format('Acknowledged by %s until %s: %s', alert.acknowledged_by,
+            to_char(alert.acknowledged_until at time zone v_time_zone, 'HH24:MI'), alert.acknowledged_because)
+          where alert.acknowledged_at is not null
+          union all
+          select 4, 'It flaps: three firings within an hour. It counts as resolved after 10 quiet minutes.'
+          where content.status = 'firing' and cardinality(alert.recent_firings) >= 3
+            and alert.recent_firings[cardinality(alert.recent_firings) - 2] > p_now - interval '1 hour'
+          union all
+          select 5, 'No data have come since: it stays until some do.' where alert.no_data and content.status = 'firing'
+          union all
+          select 6, 'Over because ' || alert.resolved_because || '.' where content.status = 'resolved' and alert.resolved_because is not null
+        ) as said)) order by content.place) as alerts
+    from content
+    join monitor.system_alerts as alert using (alert_id)
+    where content.place <= c_listed
+    group by content.channel, content.bundle_id
+  ), bundle as (
+    select channel, bundle_id,
+      case when bundle_id is null then 'changed' else min(because) end as because,
+      case when bundle_id is null then 'many groups' else min(group_key) end as group_key,
+      case when bundle_id is null then '' else min(route) end as route,
+      case when bundle_id is null then '{}' else (array_agg(labels))[1] end as labels,
+      sum(firing_count) as firing_count,
+      sum(resolved_count) as resolved_count
+    from sending
+    group by channel, bundle_id
+  ), written as (
+    insert into monitor.notifications (channel, group_id, payload, created_at, next_attempt_at)
+    select bundle.channel, bundle.bundle_id, jsonb_build_object(
+      'type', 'alerts',
+      'group_key', bundle.group_key,
+      'route', bundle.route,
+      'because', case when bundle.firing_count = 0 then 'resolved' else bundle.because end,
+      'group_labels', bundle.labels,
+      'common_labels', coalesce(common.labels, '{}'),
+      'common_annotations', coalesce(common.annotations, '{}'),
+      'firing_count', bundle.firing_count,
+      'resolved_count', bundle.resolved_count,
+      'alerts', listed.alerts,
+      'acknowledged_by', null), p_now, p_now
+    from bundle
+    join listed on listed.channel = bundle.channel and listed.bundle_id is not distinct from bundle.bundle_id
+    left join common on common.channel = bundle.channel and common.bundle_id is not distinct from bundle.bundle_id
+    returning notification_id, channel, group_id
+  ), linked as (
+    insert into monitor.notification_alerts (notification_id, alert_id, channel, status, told_at)
+    select distinct on (written.notification_id, content.alert_id)
+      written.notification_id, content.alert_id, content.channel, content.status, p_now
+    from content
+    join written on written.channel = content.channel and written.group_id is not distinct from content.bundle_id
+    returning 1
+  )
+  select count(*) into v_told from written;
+
+  -- Whoever is over has been told as such wherever it was known, or was not to be.
+  delete from monitor.alert_group_members as member
+  using monitor.system_alerts as alert
+  where member.group_id = any (v_due) and alert.alert_id = member.alert_id and alert.state = 'resolved';
+  delete from monitor.alert_groups as alert_group
+  where group_id = any (v_due)
+    and not exists (select from monitor.alert_group_members as member where member.group_id = alert_group.group_id);
+  update monitor.alert_groups as alert_group
+  set last_flushed_at = p_now,
+      next_flush_at = p_now + make_interval(secs => coalesce(
+        (select route.group_interval_seconds from monitor.notification_routes as route where route.route_id = alert_group.route_id), 300))
+  where group_id = any (v_due);
+  return v_told;
+end;
+$function$;
+grant execute on function monitor.tell_alerts(timestamp with time zone) to service_role;
+comment on function monitor.tell_alerts(timestamp with time zone) is 'Writes a message for each channel of each group that is due and has something to tell, with Alertmanager''s semantics: what is new there or live again, what of that told has ended, and after repeat_interval what still fires and nobody has acknowledged. What is muted is left out, but never the end of what was told. Beyond 20 mails or Slack messages a channel the rest becomes one. Returns how many messages were written.';
+
+CREATE OR REPLACE FUNCTION monitor.tell_incident(p_incident monitor.incidents, p_message text, p_text text, p_channels text[], p_remark text, p_actor text, p_now timestamp with time zone, p_source_key text DEFAULT NULL::text)
+ RETURNS text[]
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_payload  jsonb := monitor.incident_payload(p_incident, p_message, p_text);
+  v_channel  text;
+  v_told     text[] := '{}';
+begin
+  foreach v_channel in array p_channels loop
+    if monitor.enqueue_notification(v_channel, v_payload, null, p_incident.incident_id, false, p_now) is not null then
+      v_told := v_told || v_channel;
+    end if;
+  end loop;
+  perform monitor.write_incident_event(
+    p_incident.incident_id, case p_message when 'escalation' then 'escalation' else 'message' end,
+    format('%s to %s%s: %s',
+      case p_message when 'alert' then 'Initial alert' when 'update' then 'Status update' when 'resolution' then 'Resolution' else 'Escalation' end,
+      case when v_told = '{}' then 'nobody' else array_to_string(v_told, ', ') end,
+      (
+        select coalesce(' (' || string_agg(remark, '; ') || ')', '')
+        from unnest(array[p_remark, (
+          select 'sending is switched off: it is sent once that is on again'
+          from monitor.settings
+          where not (notifications_enabled and jobs_enabled))]) as remark
+      ), p_text),
+    p_now, p_actor, p_now, p_source_key);
+  if v_told <> '{}' then
+    perform monitor.wake_deliverer(p_now);
+  end if;
+  return v_told;
+end;
+$function$;
+grant execute on function monitor.tell_incident(monitor.incidents,text,text,text[],text,text,timestamp with time zone,text) to service_role;
+comment on function monitor.tell_incident(monitor.incidents,text,text,text[],text,text,timestamp with time zone,text) is 'Writes a message about an incident to the outbox, one a channel, and to the timeline who is told. Returns by which channels.';
+
+CREATE OR REPLACE FUNCTION monitor.unacknowledge_alert(p_alert_id bigint, p_now timestamp with time zone DEFAULT now())
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+begin
+  perform monitor.require_admin('take an acknowledgement back');
+  perform from monitor.alerting_state for update;
+  update monitor.system_alerts
+  set acknowledged_at = null, acknowledged_by = null, acknowledged_until = null, acknowledged_because = null, live_again_at = p_now
+  where alert_id = p_alert_id and acknowledged_at is not null and resolved_at is null;
+  if not found then
+    raise exception 'alert % is not acknowledged', p_alert_id
+      using errcode = 'no_data_found', hint = 'select alert_id, acknowledged_by from monitor.system_alerts where state = ''firing'';';
+  end if;
+  perform monitor.record_decisions(p_now);
+end;
+$function$;
+grant execute on function monitor.unacknowledge_alert(bigint,timestamp with time zone) to authenticated;
+grant execute on function monitor.unacknowledge_alert(bigint,timestamp with time zone) to service_role;
+comment on function monitor.unacknowledge_alert(bigint,timestamp with time zone) is 'Makes an acknowledged alert live again: it is told with its group''s next message. Errors: 42501 for a user who is no admin, P0002 if it is not acknowledged.';
+
+CREATE OR REPLACE FUNCTION monitor.unlink_alert(p_incident_id bigint, p_alert_id bigint, p_now timestamp with time zone DEFAULT now())
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_name         text;
+  v_fingerprint  text;
+begin
+  perform monitor.require_admin('unlink an alert');
+  perform monitor.lock_incident(p_incident_id);
+  delete from monitor.incident_alerts as link
+  using monitor.system_alerts as alert
+  where link.incident_id = p_incident_id and link.alert_id = p_alert_id and alert.alert_id = link.alert_id
+  returning alert.name, alert.fingerprint into v_name, v_fingerprint;
+  if not found then
+    raise exception 'alert % is not linked to incident %', p_alert_id, p_incident_id
+      using errcode = 'no_data_found', hint = 'Links are the rows of monitor.incident_alerts.';
+  end if;
+  update monitor.incidents set fingerprint = null where incident_id = p_incident_id and fingerprint = v_fingerprint;
+  perform monitor.write_incident_event(
+    p_incident_id, 'alert', format('Alert %s (%s) was unlinked.', p_alert_id, v_name), p_now, monitor.current_actor(), p_now);
+end;
+$function$;
+grant execute on function monitor.unlink_alert(bigint,bigint,timestamp with time zone) to authenticated;
+grant execute on function monitor.unlink_alert(bigint,bigint,timestamp with time zone) to service_role;
+comment on function monitor.unlink_alert(bigint,bigint,timestamp with time zone) is 'Says that an alert does not belong to an incident. If it fires with the label pgvigil_incident and belongs to no other, it opens one of its own. Errors: 42501 for a user who is no admin, P0002 for an unknown incident or an alert that is not linked.';
+
+CREATE OR REPLACE FUNCTION monitor.unlink_anomaly(p_incident_id bigint, p_anomaly_id bigint, p_now timestamp with time zone DEFAULT now())
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+begin
+  perform monitor.require_admin('unlink an anomaly');
+  perform monitor.lock_incident(p_incident_id);
+  delete from monitor.incident_anomalies where incident_id = p_incident_id and anomaly_id = p_anomaly_id;
+  if not found then
+    raise exception 'anomaly % is not linked to incident %', p_anomaly_id, p_incident_id
+      using errcode = 'no_data_found', hint = 'Links are the rows of monitor.incident_anomalies.';
+  end if;
+  -- The samples of a series that no other linked anomaly is of go with it.
+  delete from monitor.evidence_samples as sample
+  where sample.owner_kind = 'incident' and sample.owner_id = p_incident_id
+    and (select action from monitor.retention_policies where entity = 'evidence_samples') = 'with_owner'
+    and not exists (
+      select from monitor.incident_anomalies as link
+      join (
+        select anomaly_id, series_id from monitor.anomaly_detections
+        union all
+        select anomaly_id, series_id from monitor.anomaly_detections_archive
+      ) as anomaly using (anomaly_id)
+      where link.incident_id = p_incident_id and anomaly.series_id = sample.series_id);
+  perform monitor.write_incident_event(
+    p_incident_id, 'anomaly', format('Anomaly %s was unlinked.', p_anomaly_id), p_now, monitor.current_actor(), p_now);
+end;
+$function$;
+grant execute on function monitor.unlink_anomaly(bigint,bigint,timestamp with time zone) to authenticated;
+grant execute on function monitor.unlink_anomaly(bigint,bigint,timestamp with time zone) to service_role;
+comment on function monitor.unlink_anomaly(bigint,bigint,timestamp with time zone) is 'Says that an anomaly does not belong to an incident; samples that were copied for it alone go. Errors: 42501 for a user who is no admin, P0002 for an unknown incident or an anomaly that is not linked.';
+
+CREATE OR REPLACE FUNCTION monitor.update_enforced_at(p_incident monitor.incidents)
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO ''
+AS $function$
+  select case when p_incident.resolved_at is null and p_incident.next_update_due_at is not null
+    then greatest(p_incident.next_update_due_at, p_incident.update_escalated_at + monitor.update_interval(p_incident.severity)) end;
+$function$;
+grant execute on function monitor.update_enforced_at(monitor.incidents) to authenticated;
+grant execute on function monitor.update_enforced_at(monitor.incidents) to service_role;
+comment on function monitor.update_enforced_at(monitor.incidents) is 'When it escalates next because an update is overdue: at the deadline, then an interval after each time. Null: not while it stands so.';
+
+CREATE OR REPLACE FUNCTION monitor.update_incident_components(p_incident_id bigint, p_components text[], p_now timestamp with time zone DEFAULT now())
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_before      monitor.incidents;
+  v_incident    monitor.incidents;
+  v_components  text[] := monitor.check_components(p_components);
+begin
+  perform monitor.require_admin('say what an incident affects');
+  v_before := monitor.lock_incident(p_incident_id);
+  update monitor.incidents set affected_components = v_components where incident_id = p_incident_id returning * into v_incident;
+  if v_before.affected_components <> v_components then
+    perform monitor.write_incident_event(
+      p_incident_id, 'components', format('Affects %s; before: %s.',
+        coalesce(nullif(array_to_string(v_components, ', '), ''), 'nothing'),
+        coalesce(nullif(array_to_string(v_before.affected_components, ', '), ''), 'nothing')),
+      p_now, monitor.current_actor(), p_now);
+  end if;
+  return to_jsonb(v_incident);
+end;
+$function$;
+grant execute on function monitor.update_incident_components(bigint,text[],timestamp with time zone) to authenticated;
+grant execute on function monitor.update_incident_components(bigint,text[],timestamp with time zone) to service_role;
+comment on function monitor.update_incident_components(bigint,text[],timestamp with time zone) is 'Says which components are affected, all of them. Returns its row. Errors: 42501 for a user who is no admin, P0002 for an unknown incident, 22023 for more than 50 or one beyond 200 characters.';
+
+CREATE OR REPLACE FUNCTION monitor.update_interval(p_severity text)
+ RETURNS interval
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO ''
+AS $function$
+  select case p_severity
+    when 'P0' then interval '30 minutes' when 'P1' then interval '1 hour' when 'P2' then interval '4 hours' else interval '24 hours' end;
+$function$;
+grant execute on function monitor.update_interval(text) to authenticated;
+grant execute on function monitor.update_interval(text) to service_role;
+comment on function monitor.update_interval(text) is 'How often people are told how an incident of this severity stands, unless another time is promised.';
+
 CREATE OR REPLACE FUNCTION monitor.utc_midnight(p_day date)
  RETURNS timestamp with time zone
  LANGUAGE sql
@@ -6788,6 +11119,38 @@ $function$;
 grant execute on function monitor.utc_midnight(date) to authenticated;
 grant execute on function monitor.utc_midnight(date) to service_role;
 comment on function monitor.utc_midnight(date) is 'The moment a UTC day begins, null for null.';
+
+CREATE OR REPLACE FUNCTION monitor.wake_deliverer(p_now timestamp with time zone DEFAULT clock_timestamp(), p_ahead_seconds double precision DEFAULT 0)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_due_at     timestamptz := monitor.next_notification_at(p_now);
+  v_is_called  boolean;
+begin
+  if v_due_at is null or v_due_at > p_now + interval '1 minute' then
+    return jsonb_build_object('invoked', false, 'wait_seconds', null);
+  end if;
+  if v_due_at > p_now + make_interval(secs => p_ahead_seconds) then
+    return jsonb_build_object('invoked', false, 'wait_seconds', extract(epoch from v_due_at - p_now));
+  end if;
+  -- One that is under way, or about to be, looks again at its end.
+  select exists (
+    select from monitor.job_schedules where job = 'deliver-notifications' and lease_until > p_now
+  ) or exists (
+    select from monitor.job_runs
+    where job = 'deliver-notifications' and state = 'queued' and queued_at between p_now - interval '10 seconds' and p_now
+  ) into v_is_called;
+  if not v_is_called then
+    perform monitor.invoke_function('deliver-notifications', p_now, 'chain');
+  end if;
+  return jsonb_build_object('invoked', not v_is_called, 'wait_seconds', null);
+end;
+$function$;
+grant execute on function monitor.wake_deliverer(timestamp with time zone,double precision) to service_role;
+comment on function monitor.wake_deliverer(timestamp with time zone,double precision) is 'Calls deliver-notifications if something is due, or will be within p_ahead_seconds: {invoked, wait_seconds}. wait_seconds is how long it is until something is, if that is within a minute.';
 
 CREATE OR REPLACE FUNCTION monitor.watch_jobs(p_now timestamp with time zone DEFAULT now())
  RETURNS jsonb
@@ -6990,6 +11353,117 @@ begin
 end;
 $function$;
 comment on function monitor.write_chunk(integer,date,integer[],double precision[]) is 'Writes the chunk and the rollup of one series and day from its samples in order of time (p_offsets: milliseconds since midnight UTC), in the place of what was there. Returns how many samples the chunk was proven to give back. Errors: XX001 when it does not.';
+
+CREATE OR REPLACE FUNCTION monitor.write_heartbeats(p_now timestamp with time zone)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_settings  monitor.settings;
+  v_state     monitor.alerting_state;
+  v_reason    text;
+begin
+  if not exists (select from monitor.notification_channels where kind = 'heartbeat' and enabled) then
+    return;
+  end if;
+  select * into v_settings from monitor.settings;
+  select * into v_state from monitor.alerting_state;
+  -- Every 5 minutes: that it begins, and in the next evaluation, when that has arrived, how all stands.
+  if v_state.heartbeat_at is null or v_state.heartbeat_at <= p_now - interval '5 minutes' or v_state.heartbeat_at > p_now then
+    perform monitor.enqueue_notification(channel, '{"type": "heartbeat", "signal": "start", "reason": ""}', p_now => p_now)
+    from monitor.notification_channels where kind = 'heartbeat' and enabled;
+    update monitor.alerting_state set heartbeat_at = p_now;
+    delete from monitor.notifications
+    where payload ->> 'type' = 'heartbeat' and created_at < p_now - interval '1 day' and state <> 'pending';
+    return;
+  end if;
+  v_reason := case
+    when not coalesce((select max(last_sample_at) from monitor.metric_series)
+      > p_now - make_interval(secs => (select stale_after_seconds from monitor.job_schedules where job = 'collect-metrics')), false)
+      then 'no fresh metrics'
+    when not v_settings.notifications_enabled then 'sending is switched off'
+    when v_settings.canary_channel is not null and exists (
+        select from monitor.system_alerts where name = 'PgvigilCanary' and fired_at between p_now - interval '26 hours' and p_now - interval '15 minutes')
+      and not exists (
+        select from monitor.system_alerts as alert
+        join monitor.notification_alerts as told using (alert_id)
+        join monitor.notifications as notification using (notification_id)
+        where alert.name = 'PgvigilCanary' and alert.fired_at > p_now - interval '26 hours'
+          and notification.state in ('sent', 'delivered'))
+      then 'the canary did not arrive' end;
+  perform monitor.enqueue_notification(begun.channel, jsonb_build_object(
+    'type', 'heartbeat', 'signal', case when v_reason is null then 'success' else 'fail' end, 'reason', coalesce(v_reason, '')), p_now => p_now)
+  from (
+    select distinct on (notification.channel) notification.channel, notification.payload ->> 'signal' as signal, notification.state
+    from monitor.notifications as notification
+    join monitor.notification_channels as channel on channel.channel = notification.channel and channel.kind = 'heartbeat' and channel.enabled
+    where notification.created_at >= v_state.heartbeat_at
+    order by notification.channel, notification.notification_id desc
+  ) as begun
+  where begun.signal = 'start' and begun.state = 'sent';
+end;
+$function$;
+grant execute on function monitor.write_heartbeats(timestamp with time zone) to service_role;
+comment on function monitor.write_heartbeats(timestamp with time zone) is 'Writes signs of life for channels of kind heartbeat, every 5 minutes: start, and success in a later evaluation once start has arrived, or fail while metrics are not fresh, sending is switched off or the canary of the day has not been sent.';
+
+CREATE OR REPLACE FUNCTION monitor.write_incident_event(p_incident_id bigint, p_kind text, p_description text, p_happened_at timestamp with time zone, p_actor text, p_now timestamp with time zone, p_source_key text DEFAULT NULL::text)
+ RETURNS bigint
+ LANGUAGE sql
+ SET search_path TO ''
+AS $function$
+  insert into monitor.incident_events (incident_id, kind, description, happened_at, actor, recorded_at, source_key)
+  values (p_incident_id, p_kind, p_description, p_happened_at, p_actor, p_now, p_source_key)
+  on conflict (incident_id, source_key) where source_key is not null do nothing
+  returning event_id;
+$function$;
+grant execute on function monitor.write_incident_event(bigint,text,text,timestamp with time zone,text,timestamp with time zone,text) to service_role;
+comment on function monitor.write_incident_event(bigint,text,text,timestamp with time zone,text,timestamp with time zone,text) is 'Adds to the timeline of an incident. Returns the event_id; null if one with this source_key is there.';
+
+CREATE OR REPLACE FUNCTION monitor.write_incident_message(p_incident monitor.incidents, p_message text, p_text text, p_channels text[], p_next_update_due_at timestamp with time zone, p_actor text, p_now timestamp with time zone)
+ RETURNS text[]
+ LANGUAGE plpgsql
+ SET search_path TO ''
+AS $function$
+declare
+  v_incident  monitor.incidents;
+  v_chosen    jsonb;
+  v_channels  text[];
+begin
+  update monitor.incidents
+  set next_update_due_at = case when p_message <> 'resolution'
+        then coalesce(p_next_update_due_at, p_now + monitor.update_interval(severity)) end,
+      update_escalated_at = null,
+      -- Whoever says how it stands has responded.
+      acknowledged_at = case when p_message = 'update' then coalesce(acknowledged_at, p_now) else acknowledged_at end,
+      acknowledged_by = case when p_message = 'update' then coalesce(acknowledged_by, p_actor) else acknowledged_by end
+  where incident_id = p_incident.incident_id
+  returning * into v_incident;
+  if p_incident.acknowledged_at is null and v_incident.acknowledged_at is not null then
+    perform monitor.write_incident_event(v_incident.incident_id, 'acknowledged', 'Acknowledged by the update.', p_now, p_actor, p_now);
+  end if;
+
+  if p_channels is not null then
+    v_chosen := jsonb_build_object('channels', p_channels);
+  else
+    v_chosen := monitor.choose_channels(v_incident.channels, 1);
+  end if;
+  v_channels := array(
+    select jsonb_array_elements_text(v_chosen -> 'channels')
+    union
+    -- Whoever was told that it is there is told how it goes on.
+    select channel.channel
+    from monitor.notification_channels as channel
+    where p_channels is null and channel.enabled and channel.kind <> 'heartbeat' and exists (
+      select from monitor.notifications as told
+      where told.incident_id = v_incident.incident_id and told.channel = channel.channel and not told.is_test
+        and told.state <> 'discarded')
+    order by 1);
+  return monitor.tell_incident(v_incident, p_message, p_text, v_channels, v_chosen ->> 'remark', p_actor, p_now);
+end;
+$function$;
+grant execute on function monitor.write_incident_message(monitor.incidents,text,text,text[],timestamp with time zone,text,timestamp with time zone) to service_role;
+comment on function monitor.write_incident_message(monitor.incidents,text,text,text[],timestamp with time zone,text,timestamp with time zone) is 'An initial alert, update or resolution: sets the next update deadline, by default that of the severity, and tells by p_channels or, if that is null, by those chosen for the incident and all that were told of it before. Returns by which channels.';
 
 CREATE OR REPLACE FUNCTION monitor.write_samples(p_series jsonb, p_positions integer[], p_times bigint[], p_values double precision[], p_is_own boolean, p_now timestamp with time zone DEFAULT now())
  RETURNS jsonb
@@ -7222,12 +11696,51 @@ $function$;
 grant execute on function monitor.write_samples(jsonb,integer[],bigint[],double precision[],boolean,timestamp with time zone) to service_role;
 comment on function monitor.write_samples(jsonb,integer[],bigint[],double precision[],boolean,timestamp with time zone) is 'Stores samples: each has its series'' place in p_series (from 1), epoch milliseconds, a finite value. Those of a series that reports deltas are added up; at or before its last time they are duplicates. Samples of closed days become late samples. Returns {inserted, duplicates, overflowed, rejected: [{metric, reason, count}]}, which add up to all. p_is_own: the monitor itself writes, which neither registers metrics nor opens days. Errors: 22023 for arguments that do not fit, 23514 for labels that are none, 40001 when a series was deleted meanwhile.';
 
+CREATE OR REPLACE FUNCTION monitor.write_up_incident(p_incident_id bigint, p_root_cause text DEFAULT NULL::text, p_fix text DEFAULT NULL::text, p_prevention text DEFAULT NULL::text, p_post_mortem_on date DEFAULT NULL::date, p_now timestamp with time zone DEFAULT now())
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_before    monitor.incidents;
+  v_incident  monitor.incidents;
+  v_changed   text;
+begin
+  perform monitor.require_admin('write an incident up');
+  v_before := monitor.lock_incident(p_incident_id);
+  update monitor.incidents
+  set root_cause = coalesce(monitor.check_incident_text('p_root_cause', p_root_cause, 10000), root_cause),
+      fix = coalesce(monitor.check_incident_text('p_fix', p_fix, 10000), fix),
+      prevention = coalesce(monitor.check_incident_text('p_prevention', p_prevention, 10000), prevention),
+      post_mortem_on = coalesce(p_post_mortem_on, post_mortem_on)
+  where incident_id = p_incident_id
+  returning * into v_incident;
+  v_changed := concat_ws(', ',
+    case when v_incident.root_cause is distinct from v_before.root_cause then 'root cause' end,
+    case when v_incident.fix is distinct from v_before.fix then 'fix' end,
+    case when v_incident.prevention is distinct from v_before.prevention then 'prevention' end,
+    case when v_incident.post_mortem_on is distinct from v_before.post_mortem_on
+      then 'post-mortem on ' || v_incident.post_mortem_on::text end);
+  if v_changed <> '' then
+    perform monitor.write_incident_event(
+      p_incident_id, 'write_up', format('Written: %s.', v_changed), p_now, monitor.current_actor(), p_now);
+  end if;
+  return to_jsonb(v_incident);
+end;
+$function$;
+grant execute on function monitor.write_up_incident(bigint,text,text,text,date,timestamp with time zone) to authenticated;
+grant execute on function monitor.write_up_incident(bigint,text,text,text,date,timestamp with time zone) to service_role;
+comment on function monitor.write_up_incident(bigint,text,text,text,date,timestamp with time zone) is 'Writes root cause, fix, prevention and the day of the post-mortem, at any time; what is left out stays. The audit log has what was there before. Returns its row. Errors: 42501 for a user who is no admin, P0002 for an unknown incident, 22023 for a text beyond 10,000 characters, 23514 for a day that is not of this millennium.';
+
 -- pg_cron: collect-metrics-every-minute          * * * * *     select monitor.invoke_function('collect-metrics')
 
 -- pg_cron: data-retention-cleanup-daily          0 3 * * *     select monitor.invoke_function('data-retention-cleanup')
 
+-- pg_cron: deliver-notifications-every-15-minut  */15 * * * *  select monitor.invoke_function('deliver-notifications')
+
 -- pg_cron: detect-anomalies-every-5-minutes      */5 * * * *   select monitor.invoke_function('detect-anomalies')
 
--- pg_cron: evaluate-alerts-every-minute          * * * * *     select monitor.invoke_function('evaluate-alerts')
+-- pg_cron: evaluate-alerts-every-minute          * * * * *     select monitor.invoke_function('evaluate-alerts', now() - interval '1 minute')
 
 -- pg_cron: watch-jobs-every-minute               * * * * *     select monitor.watch_jobs()
