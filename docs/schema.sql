@@ -1146,7 +1146,7 @@ create table monitor.notifications (
   constraint notifications_idempotency_key_key UNIQUE (idempotency_key),
   constraint notifications_lease_while_pending CHECK (((lease_token IS NULL) OR (state = 'pending'::text))),
   constraint notifications_lease_whole CHECK (((lease_token IS NULL) = (lease_until IS NULL))),
-  constraint notifications_payload_bounded CHECK (((jsonb_typeof(payload) = 'object'::text) AND (octet_length((payload)::text) <= 1000000))),
+  constraint notifications_payload_bounded CHECK (((jsonb_typeof(payload) = 'object'::text) AND (octet_length((payload)::text) <= 8000000))),
   constraint notifications_pkey PRIMARY KEY (notification_id),
   constraint notifications_sent_at_with_state CHECK (((sent_at IS NOT NULL) = (state = ANY (ARRAY['sent'::text, 'delivered'::text, 'bounced'::text, 'complained'::text])))),
   constraint notifications_state_known CHECK ((state = ANY (ARRAY['pending'::text, 'sent'::text, 'delivered'::text, 'bounced'::text, 'complained'::text, 'parked'::text, 'discarded'::text])))
@@ -1630,16 +1630,17 @@ declare
   v_before  timestamptz;
   v_now     timestamptz;
   v_counts  jsonb;
+  v_usual   interval := make_interval(secs => (select stale_after_seconds from monitor.job_schedules where job = 'evaluate-alerts'));
 begin
   select advanced_at into v_before from monitor.alerting_state for update;
   -- Time does not run backwards for a moment's difference; it does when a clock that was far ahead has been put right.
   v_now := case when v_before > p_now + interval '10 minutes' then p_now else greatest(p_now, v_before) end;
   update monitor.alerting_state
   set advanced_at = v_now, evaluation_count = evaluation_count + (v_before is distinct from v_now)::integer;
-  if v_now - v_before > interval '10 minutes' then
+  if v_now - v_before > greatest(interval '10 minutes', v_usual) then
     update monitor.alerting_state set gap_began_at = v_before, gap_ended_at = v_now;
   end if;
-  if v_now - v_before > interval '3 minutes' then
+  if v_now - v_before > greatest(interval '3 minutes', v_usual) then
     -- What was pending before a gap may have ended within it: only what was seen to hold counts.
     update monitor.system_alerts set active_at = v_now where state = 'pending' and source in ('job', 'health');
   end if;
@@ -1897,8 +1898,8 @@ CREATE OR REPLACE FUNCTION monitor.channel_secret(p_channel text)
 AS $function$
 begin
   return (select decrypted_secret from vault.decrypted_secrets where name = 'pgvigil_channel_' || p_channel);
-exception when invalid_schema_name or undefined_table then
-  return null; -- without Vault there is no secret; whoever needs one is refused for that
+exception when others then
+  return null; -- Vault that is not there or cannot decrypt is no reason for all channels to fail; who needs a secret is refused
 end;
 $function$;
 grant execute on function monitor.channel_secret(text) to service_role;
@@ -3255,6 +3256,7 @@ begin
     raise exception 'closing an alert needs a reason'
       using errcode = 'invalid_parameter_value', hint = 'How it is known to be over, in at most 500 characters.';
   end if;
+  perform pg_advisory_xact_lock(hashtext('monitor.alert_rules')); -- rules before alerts, as evaluations lock them
   perform from monitor.alerting_state for update;
   select * into v_alert from monitor.system_alerts where alert_id = p_alert_id and resolved_at is null;
   if not found then
@@ -4248,6 +4250,7 @@ declare
   v_routes  text;
 begin
   perform monitor.require_admin('delete a channel');
+  perform from monitor.alerting_state for update; -- before all else, as whoever evaluates and tells
   select string_agg(name, ', ' order by position, name) into v_routes
   from monitor.notification_routes where p_channel = any (channels);
   if v_routes is not null then
@@ -4255,6 +4258,7 @@ begin
       using errcode = 'dependent_objects_still_exist',
             hint = 'Save those routes with other channels first: what they tell would reach nobody.';
   end if;
+  perform from monitor.notifications where channel = p_channel and state = 'pending' order by notification_id for update;
   delete from monitor.notification_channels where channel = p_channel;
   if not found then
     raise exception 'no such channel: %', p_channel
@@ -4307,6 +4311,7 @@ CREATE OR REPLACE FUNCTION monitor.delete_route(p_name text)
 AS $function$
 begin
   perform monitor.require_admin('delete a route');
+  perform from monitor.alerting_state for update; -- before all else, as whoever evaluates and tells
   delete from monitor.notification_routes where name = p_name;
   if not found then
     raise exception 'no such route: %', p_name
@@ -4349,10 +4354,15 @@ AS $function$
     'name', p_alert.name,
     'source', p_alert.source,
     'severity', p_alert.severity,
-    'labels', p_alert.labels,
-    'annotations', p_alert.annotations,
+    -- What is written must fit, whatever its rule makes of it.
+    'labels', (
+      select coalesce(jsonb_object_agg(kept.key, left(kept.value, 300)), '{}')
+      from (select key, value from jsonb_each_text(p_alert.labels) order by key limit 30) as kept),
+    'annotations', (
+      select coalesce(jsonb_object_agg(kept.key, left(kept.value, 1000)), '{}')
+      from (select key, value from jsonb_each_text(p_alert.annotations) order by key <> 'summary', key <> 'description', key limit 10) as kept),
     'value', p_alert.value,
-    'fired_at', p_alert.fired_at,
+    'fired_at', coalesce(p_alert.fired_at, p_alert.active_at),
     'resolved_at', p_alert.resolved_at,
     'runbook_url', p_alert.runbook_url,
     'occurrences', greatest(p_alert.occurrence_count, 1),
@@ -5229,20 +5239,25 @@ comment on function monitor.ingest_samples(jsonb,integer[],bigint[],double preci
 
 CREATE OR REPLACE FUNCTION monitor.instances_are_readable(p_instances jsonb)
  RETURNS boolean
- LANGUAGE sql
- IMMUTABLE
+ LANGUAGE plpgsql
+ STABLE
  SET search_path TO ''
 AS $function$
-  select not exists (
+begin
+  if p_instances = '[]' then
+    return true;
+  end if;
+  perform (instance ->> 'active_at')::timestamptz, (instance ->> 'fired_at')::timestamptz
+  from jsonb_array_elements(p_instances) as instance;
+  return not exists (
     select from jsonb_array_elements(p_instances) as instance
     where jsonb_typeof(instance -> 'labels') is distinct from 'object'
       or coalesce(instance ->> 'state', '') not in ('pending', 'firing')
       or coalesce(jsonb_typeof(instance -> 'annotations'), 'object') <> 'object'
-      or coalesce(jsonb_typeof(instance -> 'no_data'), 'null') not in ('boolean', 'null')
-      or exists (
-        select from unnest('{active_at,fired_at}'::text[]) as field
-        where coalesce(instance ->> field, '2000-01-01T00:00:00Z') !~ '^[12][0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]+)?Z$'
-          and coalesce(instance ->> field, '') !~ '^[12][0-9]{3}-(0[13-9]|1[0-2])-30T|^[12][0-9]{3}-(0[13578]|1[02])-31T'));
+      or coalesce(jsonb_typeof(instance -> 'no_data'), 'null') not in ('boolean', 'null'));
+exception when others then
+  return false; -- a time that is none
+end;
 $function$;
 grant execute on function monitor.instances_are_readable(jsonb) to service_role;
 comment on function monitor.instances_are_readable(jsonb) is 'Whether the alerts that a rule remembers are such: one that somebody has made a mess of must not keep all others from being told.';
@@ -5706,7 +5721,7 @@ AS $function$
   union all
   select
     md5('anomaly' || series.labels::text || series.metric), 'AnomalyDetected', 'anomaly', anomaly.severity,
-    series.labels || jsonb_build_object('alertname', 'AnomalyDetected', 'metric', series.metric),
+    series.labels || jsonb_build_object('alertname', 'AnomalyDetected', 'metric', series.metric, 'severity', anomaly.severity),
     jsonb_build_object(
       'summary', format('%s is not as expected', series.metric),
       'description', coalesce(anomaly.explanation, '')),
@@ -5724,7 +5739,7 @@ AS $function$
   union all
   select
     md5('job' || job.job || job.alert), job.alert, 'job', job.severity,
-    jsonb_build_object('alertname', job.alert, 'job', job.job),
+    jsonb_build_object('alertname', job.alert, 'job', job.job, 'severity', job.severity),
     jsonb_build_object('summary', job.summary, 'description', job.description),
     null, monitor.runbook_url(job.alert), null, null, 'live', false, p_now, null, job.for_seconds
   from (
@@ -5761,7 +5776,8 @@ AS $function$
   select
     md5('component' || (component ->> 'component')), 'ComponentUnhealthy', 'health',
     case when component ->> 'status' = 'degraded' then 'warning' else 'critical' end,
-    jsonb_build_object('alertname', 'ComponentUnhealthy', 'component', component ->> 'component'),
+    jsonb_build_object('alertname', 'ComponentUnhealthy', 'component', component ->> 'component',
+      'severity', case when component ->> 'status' = 'degraded' then 'warning' else 'critical' end),
     jsonb_build_object(
       'summary', format('The monitor''s %s: %s', component ->> 'component', component ->> 'status'),
       'description', coalesce(component ->> 'reason', '')),
@@ -5771,7 +5787,7 @@ AS $function$
 
   union all
   select
-    md5('gap'), 'EvaluationGap', 'health', 'warning', '{"alertname": "EvaluationGap"}',
+    md5('gap'), 'EvaluationGap', 'health', 'warning', '{"alertname": "EvaluationGap", "severity": "warning"}',
     jsonb_build_object(
       'summary', format('Nothing was evaluated for %s', justify_interval(gap_ended_at - gap_began_at)),
       'description', format('From %s to %s UTC no alert could begin or end. What happened meanwhile is in the metrics.',
@@ -5783,7 +5799,7 @@ AS $function$
   union all
   select
     md5('channel' || channel.channel), 'ChannelFailing', 'health', 'critical',
-    jsonb_build_object('alertname', 'ChannelFailing', 'channel', channel.channel),
+    jsonb_build_object('alertname', 'ChannelFailing', 'channel', channel.channel, 'severity', 'critical'),
     jsonb_build_object(
       'summary', format('Messages by channel %s do not arrive', channel.channel),
       'description', coalesce(refusal.reason, channel.last_error, 'it fails')),
@@ -5802,6 +5818,7 @@ CREATE OR REPLACE FUNCTION monitor.list_mutes(p_now timestamp with time zone, p_
  LANGUAGE sql
  STABLE
  SET search_path TO ''
+ SET enable_nestloop TO 'off'
 AS $function$
   with silence as (
     select silence.matchers, format('by %s until %s: %s (silence %s)', silence.created_by,
@@ -5820,38 +5837,40 @@ AS $function$
     from silence
     cross join lateral monitor.match_open_alerts(silence.matchers) as matched
     order by matched.alert_id, silence.place, silence.id
-  ), inhibitor as (
-    select rule.name, rule.equal_labels, matched.alert_id, alert.name as alert_name, key.equal_values,
-      exists (select from monitor.match_open_alerts(rule.target_matchers) as target where target.alert_id = matched.alert_id) as is_target
+  ), matched as materialized (
+    select rule.name, matched.alert_id, bool_or(side.is_source) as is_source, bool_or(not side.is_source) as is_target
     from monitor.inhibition_rules as rule
-    cross join lateral monitor.match_open_alerts(rule.source_matchers) as matched
-    join monitor.system_alerts as alert on alert.alert_id = matched.alert_id and alert.state = 'firing' and alert.mode = 'live'
-    cross join lateral (
-      select array(select coalesce(alert.labels ->> label, '') from unnest(rule.equal_labels) as label) as equal_values
-    ) as key
-  ), target as (
-    select rule.name, rule.equal_labels, matched.alert_id, key.equal_values,
-      exists (select from inhibitor where inhibitor.name = rule.name and inhibitor.alert_id = matched.alert_id) as is_source
-    from monitor.inhibition_rules as rule
-    cross join lateral monitor.match_open_alerts(rule.target_matchers) as matched
-    join monitor.system_alerts as alert on alert.alert_id = matched.alert_id and alert.state = 'firing'
-    cross join lateral (
-      select array(select coalesce(alert.labels ->> label, '') from unnest(rule.equal_labels) as label) as equal_values
-    ) as key
+    cross join lateral (values (true, rule.source_matchers), (false, rule.target_matchers)) as side (is_source, matchers)
+    cross join lateral monitor.match_open_alerts(side.matchers) as matched
+    group by rule.name, matched.alert_id
+  ), keyed as materialized (
+    select matched.*, alert.name as alert_name, alert.mode,
+      array(select coalesce(alert.labels ->> label, '') from unnest(rule.equal_labels) as label) as equal_values
+    from matched
+    join monitor.inhibition_rules as rule using (name)
+    join monitor.system_alerts as alert using (alert_id)
+    where alert.state = 'firing'
+  ), source as (
+    -- Of those that say the same the first is enough, and one that is no target itself says more than one that is.
+    select name, equal_values,
+      min(alert_id) filter (where not is_target) as pure_id,
+      min(alert_id) as first_id
+    from keyed
+    where is_source and mode = 'live'
+    group by name, equal_values
   ), inhibited as (
-    select distinct on (target.alert_id) target.alert_id,
-      format('by alert %s %s (inhibition %s)', inhibitor.alert_id, inhibitor.alert_name, inhibitor.name) as detail
-    from target
-    join inhibitor on inhibitor.name = target.name and inhibitor.equal_values = target.equal_values
-      and inhibitor.alert_id <> target.alert_id
-      -- Those on both sides do not inhibit each other, or nobody would be told.
-      and not (target.is_source and inhibitor.is_target)
-    order by target.alert_id, inhibitor.alert_id
+    select distinct on (target.alert_id) target.alert_id, target.name, source.by_id
+    from keyed as target
+    join (select name, equal_values, first_id, pure_id from source) as known using (name, equal_values)
+    cross join lateral (select case when target.is_source then known.pure_id else known.first_id end as by_id) as source
+    where target.is_target and source.by_id <> target.alert_id
+    order by target.alert_id, source.by_id
   )
   select silenced.alert_id, 'silenced', silenced.detail from silenced
   union all
-  select inhibited.alert_id, 'inhibited', inhibited.detail
+  select inhibited.alert_id, 'inhibited', format('by alert %s %s (inhibition %s)', inhibited.by_id, alert.name, inhibited.name)
   from inhibited
+  join monitor.system_alerts as alert on alert.alert_id = inhibited.by_id
   where not exists (select from silenced where silenced.alert_id = inhibited.alert_id);
 $function$;
 grant execute on function monitor.list_mutes(timestamp with time zone,text) to service_role;
@@ -5928,21 +5947,27 @@ CREATE OR REPLACE FUNCTION monitor.match_open_alerts(p_matchers jsonb)
  STABLE
  SET search_path TO ''
 AS $function$
+  with matcher as materialized (
+    select entry ->> 'name' as name, entry ->> 'op' as op, entry ->> 'value' as value,
+      entry ->> 'op' = '=' and entry ->> 'value' <> '' and entry ->> 'name' <> '__name__' as is_plain
+    from jsonb_array_elements(p_matchers) as entry
+  )
   select alert.alert_id
   from monitor.system_alerts as alert
   where alert.resolved_at is null
-    -- Most matchers ask for equality: that is one containment, and only the rest is looked at one by one.
-    and alert.labels @> (
-      select coalesce(jsonb_object_agg(matcher ->> 'name', matcher -> 'value'), '{}')
-      from jsonb_array_elements(p_matchers) as matcher
-      where matcher ->> 'op' = '=' and matcher ->> 'value' <> '' and matcher ->> 'name' <> '__name__')
-    and (p_matchers @? '$[*] ? (@.op != "=" || @.value == "" || @.name == "__name__")') is distinct from true
-  union all
-  select alert.alert_id
-  from monitor.system_alerts as alert
-  where alert.resolved_at is null
-    and p_matchers @? '$[*] ? (@.op != "=" || @.value == "" || @.name == "__name__")'
-    and monitor.satisfies_matchers(coalesce(alert.labels ->> 'metric', ''), alert.labels, p_matchers);
+    and alert.labels @> (select coalesce(jsonb_object_agg(name, value), '{}') from matcher where is_plain)
+    and not exists (select from matcher where is_plain group by name having count(distinct value) > 1)
+    and not exists (
+      select
+      from matcher
+      cross join lateral (
+        select coalesce(alert.labels ->> case matcher.name when '__name__' then 'metric' else matcher.name end, '') as actual
+      ) as label
+      where not matcher.is_plain and not case matcher.op
+        when '=' then label.actual = matcher.value
+        when '!=' then label.actual <> matcher.value
+        when '=~' then label.actual ~ ('^(?:' || matcher.value || ')$')
+        else label.actual !~ ('^(?:' || matcher.value || ')$') end);
 $function$;
 grant execute on function monitor.match_open_alerts(jsonb) to service_role;
 comment on function monitor.match_open_alerts(jsonb) is 'The open alerts whose labels satisfy all matchers; all without any. The name of a series is known of anomalies alone.';
@@ -6264,7 +6289,7 @@ AS $function$
       ) as pending
       where is_first
     ),
-    (select min(next_flush_at) from monitor.alert_groups)) end
+    (select min(next_flush_at) from monitor.alert_groups where last_flushed_at is null)) end
   from monitor.settings;
 $function$;
 grant execute on function monitor.next_notification_at(timestamp with time zone) to service_role;
@@ -8102,7 +8127,9 @@ begin
     from monitor.alert_group_members as membership
     join monitor.alert_groups as alert_group using (group_id)
     left join monitor.notification_routes as route using (route_id)
-    where not membership.only_end and (alert_group.route_id is not null or alert_group.channels is not null)
+    where not membership.only_end and exists (
+      select from monitor.notification_channels as channel
+      where channel.enabled and channel.kind <> 'heartbeat' and channel.channel = any (coalesce(alert_group.channels, route.channels)))
     group by membership.alert_id
   ), telling as materialized (
     select told.alert_id, max(told.told_at) as told_at,
@@ -8110,6 +8137,7 @@ begin
     from (
       select distinct on (notified.alert_id, notified.channel) notified.alert_id, notified.channel, notified.notification_id, notified.told_at, notified.status
       from monitor.notification_alerts as notified
+      join monitor.notifications as notification on notification.notification_id = notified.notification_id and notification.state <> 'discarded'
       join monitor.system_alerts as alert on alert.alert_id = notified.alert_id and alert.resolved_at is null
       order by notified.alert_id, notified.channel, notified.notification_id desc
     ) as told
@@ -8859,7 +8887,9 @@ CREATE OR REPLACE FUNCTION monitor.refuse_channel(p_kind text, p_config jsonb, p
  IMMUTABLE
  SET search_path TO ''
 AS $function$
-  select case p_kind
+  select case
+    when coalesce(jsonb_typeof(p_config -> 'send_resolved'), 'boolean') <> 'boolean' then 'send_resolved is neither true nor false'
+    else case p_kind
     when 'email' then case
       when jsonb_typeof(p_config -> 'to') is distinct from 'array' or jsonb_array_length(p_config -> 'to') = 0
         then 'it has no recipient'
@@ -8888,6 +8918,7 @@ AS $function$
       when p_secret !~ '^https?://[^[:space:]/@]+(/[^[:space:]]*)?$' then 'its secret is no address of the form https://host/path'
       end
     else 'there is no such kind of channel'
+    end
   end;
 $function$;
 grant execute on function monitor.refuse_channel(text,jsonb,text) to service_role;
@@ -9368,7 +9399,7 @@ begin
     from monitor.system_alerts as alert
     where alert.alert_id = any (v_all) and (alert.name = 'PgvigilCanary' or (alert.source = 'health' and alert.name = 'ChannelFailing'))
   ), gone as (
-    delete from monitor.alert_group_members where alert_id in (select alert_id from own)
+    delete from monitor.alert_group_members where alert_id in (select alert_id from own where channels <> '{}')
   ), made as (
     insert into monitor.alert_groups (group_key, channels, labels, created_at, next_flush_at)
     select own.name || '/' || alert_id, channels, jsonb_build_object('alertname', own.name, 'alert', alert_id::text), p_now, p_now
@@ -9428,7 +9459,11 @@ begin
     select from monitor.notification_alerts as told
     join monitor.notifications as notification using (notification_id)
     where told.alert_id = member.alert_id and (notification.group_id = member.group_id or notification.group_id is null));
-  update monitor.system_alerts set routed_at = p_now where alert_id = any (v_all);
+  -- Who found no channel that works looks again the next time.
+  update monitor.system_alerts as alert
+  set routed_at = p_now
+  where alert.alert_id = any (v_all) and (alert.alert_id = any (v_new)
+    or exists (select from monitor.alert_group_members as member where member.alert_id = alert.alert_id));
   return cardinality(v_all);
 end;
 $function$;
@@ -9605,6 +9640,7 @@ declare
   v_secret_id  uuid;
 begin
   perform monitor.require_admin('save a channel');
+  perform from monitor.alerting_state for update; -- before all else, as whoever evaluates and tells
   v_reason := monitor.refuse_channel(p_kind, p_config, coalesce(p_secret, monitor.channel_secret(p_channel)));
   if v_reason is not null then
     raise exception 'channel % cannot work: %', p_channel, v_reason
@@ -9691,6 +9727,7 @@ declare
   v_route_id  bigint;
 begin
   perform monitor.require_admin('save a route');
+  perform from monitor.alerting_state for update; -- before all else, as whoever evaluates and tells
   perform monitor.check_label_matchers(p_matchers);
   select string_agg(listed.channel, ', ') into v_unknown
   from unnest(p_channels) as listed (channel)
@@ -10579,8 +10616,11 @@ declare
   v_counts  jsonb;
 begin
   -- An acknowledgement that has run out is none; its alert is live again.
-  update monitor.system_alerts
-  set acknowledged_at = null, acknowledged_by = null, acknowledged_until = null, acknowledged_because = null, live_again_at = p_now
+  update monitor.system_alerts as alert
+  set acknowledged_at = null, acknowledged_by = null, acknowledged_until = null, acknowledged_because = null,
+      -- Later than what was told meanwhile, by a clock that is seconds ahead of the minute.
+      live_again_at = greatest(p_now, (
+        select max(told_at) + interval '1 microsecond' from monitor.notification_alerts as told where told.alert_id = alert.alert_id))
   where resolved_at is null and acknowledged_until <= p_now;
 
   with condition as materialized (
@@ -10592,7 +10632,7 @@ begin
     from monitor.system_alerts
     where resolved_at is null
   ), lately as materialized (
-    select distinct on (alert.fingerprint) alert.alert_id, alert.fingerprint
+    select distinct on (alert.fingerprint) alert.alert_id, alert.fingerprint, alert.fired_at
     from monitor.system_alerts as alert
     where alert.resolved_at > p_now - c_reopen
       and not exists (select from known where known.fingerprint = alert.fingerprint)
@@ -10606,11 +10646,12 @@ begin
       case when firing.at is not null then least(firing.at, p_now) end as fires_at
     from condition
     left join known using (fingerprint)
-    left join lately using (fingerprint)
     cross join lateral (
       select coalesce(condition.fired_at, case
         when p_now >= least(known.active_at, condition.active_at) + make_interval(secs => condition.for_seconds) then p_now end) as at
     ) as firing
+    -- One that fired goes on when it fires again; what is only pending leaves its end to be told.
+    left join lately on lately.fingerprint = condition.fingerprint and (firing.at is not null or lately.fired_at is null)
   ), continued as (
     update monitor.system_alerts as alert
     set name = judged.name, source = judged.source, severity = judged.severity, labels = judged.labels, annotations = judged.annotations,
@@ -10619,6 +10660,11 @@ begin
         active_at = case when judged.is_open and judged.for_seconds is not null then least(alert.active_at, judged.active_at)
           else judged.active_at end,
         resolved_at = null, resolved_because = null, ceased_at = null,
+        -- Somebody looked after what is over, not after what comes back.
+        acknowledged_at = case when judged.is_open then alert.acknowledged_at end,
+        acknowledged_by = case when judged.is_open then alert.acknowledged_by end,
+        acknowledged_until = case when judged.is_open then alert.acknowledged_until end,
+        acknowledged_because = case when judged.is_open then alert.acknowledged_because end,
         -- Of one that is told as firing the start stays; else it fires now, or not yet.
         fired_at = case
           when judged.is_open and alert.fired_at is not null and alert.ceased_at is null then alert.fired_at
@@ -10750,7 +10796,7 @@ begin
     where alert_group.group_id = any (v_due)
   ), member as materialized (
     select due.group_id, membership.only_end, alert.alert_id, alert.name, alert.state, alert.severity, alert.labels, alert.annotations,
-      alert.live_again_at, alert.acknowledged_at, mute.alert_id is not null as is_muted, alert.fired_at, alert.mode
+      alert.live_again_at, alert.acknowledged_at, mute.alert_id is not null and alert.name <> 'PgvigilCanary' as is_muted, alert.fired_at, alert.mode
     from due
     join monitor.alert_group_members as membership using (group_id)
     join monitor.system_alerts as alert using (alert_id)
@@ -10759,15 +10805,15 @@ begin
     select distinct on (told.alert_id, told.channel) told.alert_id, told.channel, told.status, told.told_at, notification.group_id
     from monitor.notification_alerts as told
     join monitor.notifications as notification using (notification_id)
-    where told.alert_id in (select alert_id from member)
+    where told.alert_id in (select alert_id from member) and notification.state <> 'discarded'
     order by told.alert_id, told.channel, told.notification_id desc
   ), target as (
     -- Where the start was told, the end is told too, whatever the routes say by now.
-    select due.group_id, channel.channel, channel.kind, coalesce((channel.config ->> 'send_resolved')::boolean, true) as tells_end,
-      channel.channel = any (due.channels) as is_routed
+    select due.group_id, channel.channel, channel.kind, (channel.config -> 'send_resolved') is distinct from 'false'::jsonb as tells_end,
+      channel.enabled and channel.channel = any (due.channels) as is_routed
     from due
-    join monitor.notification_channels as channel on channel.enabled and channel.kind <> 'heartbeat' and (
-      channel.channel = any (due.channels)
+    join monitor.notification_channels as channel on channel.kind <> 'heartbeat' and (
+      (channel.enabled and channel.channel = any (due.channels))
       or exists (
         select from member join known using (alert_id)
         where member.group_id = due.group_id and member.state = 'resolved' and known.channel = channel.channel and known.status = 'firing'))
@@ -10776,7 +10822,9 @@ begin
       case when member.state = 'firing' then 'firing' else 'resolved' end as status,
       member.state = 'resolved' as is_over,
       member.state = 'firing' and member.acknowledged_at is null
-        and (known.status is distinct from 'firing' or member.live_again_at > known.told_at) as is_news,
+        and (known.status is distinct from 'firing' or member.live_again_at > known.told_at
+          -- Its end was not told, as the channel wants it: this is another start.
+          or (not target.tells_end and member.fired_at > known.told_at)) as is_news,
       member.state = 'firing' and member.acknowledged_at is null as is_unacknowledged,
       known.told_at
     from target
@@ -10784,7 +10832,7 @@ begin
     left join known on known.alert_id = member.alert_id and known.channel = target.channel
     where case member.state
       when 'firing' then target.is_routed and not member.only_end and not member.is_muted and member.mode = 'live'
-      when 'resolved' then known.status = 'firing' and target.tells_end and member.name <> 'PgvigilCanary'
+      when 'resolved' then known.status = 'firing' and target.tells_end and (member.name <> 'PgvigilCanary' or target.kind = 'pagerduty')
         -- Its end belongs to the group that told its start, as long as it is in there.
         and (known.group_id = member.group_id or not exists (
           select from monitor.alert_group_members as other
@@ -10820,6 +10868,7 @@ begin
         or last_told_at > p_now + interval '10 minutes')) -- by a clock that stood wrong
   ), content as materialized (
     select sending.bundle_id, sending.channel, sending.group_id, item.alert_id, item.status, item.told_at,
+      count(*) over (partition by sending.channel, sending.bundle_id) as alerts,
       row_number() over (
         partition by sending.channel, sending.bundle_id
         order by item.status, array_position('{info,warning,critical}', item.severity) desc, item.fired_at, item.alert_id) as place
@@ -10827,24 +10876,21 @@ begin
     join item using (group_id, channel)
   ), common as (
     -- What all of them have in common is what none has otherwise.
-    select content.channel, content.bundle_id, coalesce(jsonb_object_agg(pair.key, pair.value) filter (where pair.kind = 'label'), '{}') as labels,
-      coalesce(jsonb_object_agg(pair.key, pair.value) filter (where pair.kind = 'annotation'), '{}') as annotations
-    from (select channel, bundle_id, count(*) as alerts, min(alert_id) as first_id from content group by channel, bundle_id) as content
-    cross join lateral (
-      select first.kind, first.key, first.value
-      from monitor.system_alerts as example
+    select held.channel, held.bundle_id, coalesce(jsonb_object_agg(held.key, held.value) filter (where held.kind = 'label'), '{}') as labels,
+      coalesce(jsonb_object_agg(held.key, held.value) filter (where held.kind = 'annotation'), '{}') as annotations
+    from (
+      select content.channel, content.bundle_id, pair.kind, pair.key, pair.value
+      from content
+      join monitor.system_alerts as alert using (alert_id)
       cross join lateral (
-        select 'label' as kind, each.key, each.value from jsonb_each(example.labels) as each
+        select 'label' as kind, each.key, left(each.value, 300) as value from jsonb_each_text(alert.labels) as each
         union all
-        select 'annotation', each.key, each.value from jsonb_each(example.annotations) as each
-      ) as first
-      where example.alert_id = content.first_id and (content.alerts = 1 or not exists (
-        select from content as other
-        join member on member.alert_id = other.alert_id and member.group_id = other.group_id
-        where other.channel = content.channel and other.bundle_id is not distinct from content.bundle_id
-          and case first.kind when 'label' then member.labels else member.annotations end -> first.key is distinct from first.value))
-    ) as pair
-    group by content.channel, content.bundle_id
+        select 'annotation', each.key, left(each.value, 1000) from jsonb_each_text(alert.annotations) as each
+      ) as pair
+      group by content.channel, content.bundle_id, pair.kind, pair.key, pair.value
+      having count(*) = max(content.alerts)
+    ) as held
+    group by held.channel, held.bundle_id
   ), listed as (
     select content.channel, content.bundle_id, jsonb_agg(
       monitor.describe_alert(alert, content.status, (
@@ -11141,7 +11187,10 @@ begin
     select from monitor.job_schedules where job = 'deliver-notifications' and lease_until > p_now
   ) or exists (
     select from monitor.job_runs
-    where job = 'deliver-notifications' and state = 'queued' and queued_at between p_now - interval '10 seconds' and p_now
+    where job = 'deliver-notifications' and (
+      (state = 'queued' and queued_at between p_now - interval '10 seconds' and p_now)
+      -- One that fails is not called again at once, over and over.
+      or (state in ('failed', 'lost') and finished_at between p_now - interval '30 seconds' and p_now))
   ) into v_is_called;
   if not v_is_called then
     perform monitor.invoke_function('deliver-notifications', p_now, 'chain');
@@ -11374,6 +11423,10 @@ begin
     perform monitor.enqueue_notification(channel, '{"type": "heartbeat", "signal": "start", "reason": ""}', p_now => p_now)
     from monitor.notification_channels where kind = 'heartbeat' and enabled;
     update monitor.alerting_state set heartbeat_at = p_now;
+    -- What was to be said of an earlier beat would be taken for this one.
+    update monitor.notifications as stale
+    set state = 'discarded', lease_token = null, lease_until = null, last_error = 'too late'
+    where stale.state = 'pending' and stale.payload ->> 'type' = 'heartbeat' and stale.created_at < p_now;
     delete from monitor.notifications
     where payload ->> 'type' = 'heartbeat' and created_at < p_now - interval '1 day' and state <> 'pending';
     return;

@@ -157,8 +157,8 @@ set search_path = ''
 as $$
 begin
   return (select decrypted_secret from vault.decrypted_secrets where name = 'pgvigil_channel_' || p_channel);
-exception when invalid_schema_name or undefined_table then
-  return null; -- without Vault there is no secret; whoever needs one is refused for that
+exception when others then
+  return null; -- Vault that is not there or cannot decrypt is no reason for all channels to fail; who needs a secret is refused
 end;
 $$;
 
@@ -171,7 +171,9 @@ immutable
 security invoker
 set search_path = ''
 as $$
-  select case p_kind
+  select case
+    when coalesce(jsonb_typeof(p_config -> 'send_resolved'), 'boolean') <> 'boolean' then 'send_resolved is neither true nor false'
+    else case p_kind
     when 'email' then case
       when jsonb_typeof(p_config -> 'to') is distinct from 'array' or jsonb_array_length(p_config -> 'to') = 0
         then 'it has no recipient'
@@ -200,6 +202,7 @@ as $$
       when p_secret !~ '^https?://[^[:space:]/@]+(/[^[:space:]]*)?$' then 'its secret is no address of the form https://host/path'
       end
     else 'there is no such kind of channel'
+    end
   end;
 $$;
 
@@ -223,6 +226,7 @@ declare
   v_secret_id  uuid;
 begin
   perform monitor.require_admin('save a channel');
+  perform from monitor.alerting_state for update; -- before all else, as whoever evaluates and tells
   v_reason := monitor.refuse_channel(p_kind, p_config, coalesce(p_secret, monitor.channel_secret(p_channel)));
   if v_reason is not null then
     raise exception 'channel % cannot work: %', p_channel, v_reason
@@ -260,6 +264,7 @@ declare
   v_routes  text;
 begin
   perform monitor.require_admin('delete a channel');
+  perform from monitor.alerting_state for update; -- before all else, as whoever evaluates and tells
   select string_agg(name, ', ' order by position, name) into v_routes
   from monitor.notification_routes where p_channel = any (channels);
   if v_routes is not null then
@@ -267,6 +272,7 @@ begin
       using errcode = 'dependent_objects_still_exist',
             hint = 'Save those routes with other channels first: what they tell would reach nobody.';
   end if;
+  perform from monitor.notifications where channel = p_channel and state = 'pending' order by notification_id for update;
   delete from monitor.notification_channels where channel = p_channel;
   if not found then
     raise exception 'no such channel: %', p_channel
@@ -346,6 +352,7 @@ declare
   v_route_id  bigint;
 begin
   perform monitor.require_admin('save a route');
+  perform from monitor.alerting_state for update; -- before all else, as whoever evaluates and tells
   perform monitor.check_label_matchers(p_matchers);
   select string_agg(listed.channel, ', ') into v_unknown
   from unnest(p_channels) as listed (channel)
@@ -382,6 +389,7 @@ set search_path = ''
 as $$
 begin
   perform monitor.require_admin('delete a route');
+  perform from monitor.alerting_state for update; -- before all else, as whoever evaluates and tells
   delete from monitor.notification_routes where name = p_name;
   if not found then
     raise exception 'no such route: %', p_name

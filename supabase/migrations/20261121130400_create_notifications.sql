@@ -5,7 +5,8 @@
 --           monitor.next_notification_at(timestamptz), monitor.next_mail_at(timestamptz), monitor.enqueue_notification(text, jsonb, bigint, bigint, boolean, timestamptz);
 --           drop function monitor.apply_mail_event(monitor.mail_events, timestamptz);
 --           drop table monitor.mail_events, monitor.notification_alerts, monitor.notifications, monitor.alert_group_members,
---           monitor.alert_groups; drop function monitor.discard_notifications();
+--           monitor.alert_groups; drop trigger notification_channels_discard_notifications on monitor.notification_channels;
+--           drop function monitor.discard_notifications();
 
 create table monitor.alert_groups (
   group_id         bigint      generated always as identity,
@@ -93,7 +94,7 @@ create table monitor.notifications (
 
   constraint notifications_pkey primary key (notification_id),
   constraint notifications_idempotency_key_key unique (idempotency_key),
-  constraint notifications_payload_bounded check (jsonb_typeof(payload) = 'object' and octet_length(payload::text) <= 1000000),
+  constraint notifications_payload_bounded check (jsonb_typeof(payload) = 'object' and octet_length(payload::text) <= 8000000),
   constraint notifications_state_known check (
     state in ('pending', 'sent', 'delivered', 'bounced', 'complained', 'parked', 'discarded')),
   constraint notifications_lease_whole check ((lease_token is null) = (lease_until is null)),
@@ -278,7 +279,7 @@ as $$
       ) as pending
       where is_first
     ),
-    (select min(next_flush_at) from monitor.alert_groups)) end
+    (select min(next_flush_at) from monitor.alert_groups where last_flushed_at is null)) end
   from monitor.settings;
 $$;
 

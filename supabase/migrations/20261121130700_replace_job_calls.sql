@@ -159,7 +159,10 @@ begin
     select from monitor.job_schedules where job = 'deliver-notifications' and lease_until > p_now
   ) or exists (
     select from monitor.job_runs
-    where job = 'deliver-notifications' and state = 'queued' and queued_at between p_now - interval '10 seconds' and p_now
+    where job = 'deliver-notifications' and (
+      (state = 'queued' and queued_at between p_now - interval '10 seconds' and p_now)
+      -- One that fails is not called again at once, over and over.
+      or (state in ('failed', 'lost') and finished_at between p_now - interval '30 seconds' and p_now))
   ) into v_is_called;
   if not v_is_called then
     perform monitor.invoke_function('deliver-notifications', p_now, 'chain');

@@ -838,3 +838,209 @@ describe("monitor.explain_alert()", () => {
     expect(rows[2]!.detail).toMatch(/^to ops \(message \d+\) \(for 00:01:00, 1 evaluations\)$/);
   });
 });
+
+describe("what must not keep all others from being told", () => {
+  it("is a channel that says neither true nor false of its ends", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query);
+    await expect(rpc(query, "save_channel", {
+      p_channel: "ops",
+      p_kind: "email",
+      p_config: { to: ["ops@example.com"], send_resolved: "never" },
+    })).rejects.toMatchObject({ code: "22023" });
+    await query(
+      `update monitor.notification_channels set config = config || '{"send_resolved": "never"}'`,
+    );
+    await setFiring(query, rule, [MAILS]);
+    await advance(query);
+    await setFiring(query, rule, [], NOON + 5 * MINUTE);
+    await advance(query, NOON + 5 * MINUTE);
+    expect((await readMessages(query)).at(-1)).toMatchObject({ resolved: ["mails"] });
+  });
+
+  it("is a rule with texts as long as they may be", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query);
+    const annotations = { summary: "short", description: "\u{1F4A5}".repeat(20_000) };
+    await setFiring(
+      query,
+      rule,
+      range(60).map((n) => ({ labels: { queue: `q${n}`, long: "é".repeat(4000) }, annotations })),
+    );
+    await advance(query);
+    const { rows } = await query<{ size: number; told: string; summary: string }>(
+      `select octet_length(payload::text) as size, payload ->> 'firing_count' as told,
+         payload -> 'alerts' -> 0 -> 'annotations' ->> 'summary' as summary
+       from monitor.notifications`,
+    );
+    expect(rows).toEqual([{ size: expect.any(Number), told: "60", summary: "short" }]);
+    expect(rows[0]!.size).toBeLessThan(1_000_000);
+  });
+
+  it.for([
+    "2026-02-29T10:00:00Z",
+    "2026-01-31Tx",
+    "2026-05-30T99:00:00Z",
+    "yesterday evening",
+  ])("is a rule that remembers the time %s", async (time, { query }) => {
+    const rule = await setUpRule(query);
+    const other = await addRule(query, { name: "Other" });
+    await setUpRoute(query);
+    await setFiring(query, rule, [MAILS]);
+    await query(
+      `update monitor.rule_states set instances = jsonb_set(instances, '{0,active_at}', to_jsonb($2::text)) where rule_id = $1`,
+      [rule, time],
+    );
+    await setFiring(query, other, [JOBS]);
+    await advance(query);
+    expect(await readMessages(query)).toMatchObject([{ firing: ["jobs"] }]);
+  });
+
+  it("is an inhibition that a thousand alerts are on both sides of", async ({ query }) => {
+    const rule = await setUpRule(query, { labels: { severity: "warning" } });
+    const cause = await addRule(query, { name: "Down", labels: { severity: "critical" } });
+    await setUpRoute(query);
+    await rpc(query, "save_inhibition", {
+      p_name: "hosts",
+      p_source_matchers: [{ name: "severity", op: "=~", value: "crit.*" }],
+      p_target_matchers: [{ name: "severity", op: "=", value: "warning" }],
+    });
+    await query(
+      "update monitor.inhibition_rules set equal_labels = '{host}' where name = 'hosts'",
+    );
+    const hosts = range(1000).map((n) => ({ labels: { host: `h${n}`, queue: `q${n}` } }));
+    await setFiring(query, rule, hosts);
+    await setFiring(query, cause, hosts.slice(0, 999));
+    await advance(query); // within the 8 s that a statement has
+    const { rows } = await query(
+      `select count(*)::int as n, min(labels ->> 'host') as host from monitor.system_alerts
+       join monitor.notification_alerts using (alert_id) where name = 'QueueDeep'`,
+    );
+    expect(rows).toEqual([{ n: 1, host: "h999" }]);
+  });
+
+  it("is an evaluation that is to run every 5 minutes only", async ({ query, asOwner }) => {
+    await setUpRule(query);
+    await setUpRoute(query);
+    await rpc(asOwner, "set_schedule", { p_job: "evaluate-alerts", p_schedule: "*/5 * * * *" });
+    const storage = [{ component: "storage", status: "unhealthy", reason: "full" }];
+    await advance(query, NOON, storage);
+    await advance(query, NOON + 5 * MINUTE, storage);
+    expect(await readMessages(query)).toMatchObject([{ firing: ["ComponentUnhealthy"] }]);
+    const { rows } = await query("select from monitor.system_alerts where name = 'EvaluationGap'");
+    expect(rows).toEqual([]);
+  });
+});
+
+describe("an alert that comes back", () => {
+  it("as pending leaves the end of before to be told, with its times", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query);
+    await setFiring(query, rule, [MAILS]);
+    await advance(query);
+    await setFiring(query, rule, [], NOON + MINUTE);
+    await advance(query, NOON + MINUTE);
+    await setFiring(query, rule, [{ ...MAILS, state: "pending" }], NOON + 2 * MINUTE);
+    await advance(query, NOON + 2 * MINUTE);
+    await setFiring(query, rule, [], NOON + 3 * MINUTE);
+    await advance(query, NOON + 3 * MINUTE);
+    await advance(query, NOON + 5 * MINUTE);
+    const { rows } = await query(
+      `select payload -> 'alerts' -> 0 ->> 'fired_at' as fired_at from monitor.notifications order by notification_id`,
+    );
+    expect(rows).toEqual([
+      { fired_at: "2026-03-10T12:00:00+00:00" },
+      { fired_at: "2026-03-10T12:00:00+00:00" },
+    ]);
+  });
+
+  it("is not acknowledged any more", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query, { p_group_interval_seconds: 60 });
+    await setFiring(query, rule, [MAILS]);
+    await advance(query);
+    const [alert] = await readAlerts(query);
+    await rpc(query, "acknowledge_alert", {
+      ...{ p_alert_id: alert!.alert_id, p_reason: "on it", p_minutes: 10080, p_now: iso(NOON) },
+    });
+    await setFiring(query, rule, [], NOON + MINUTE);
+    await advance(query, NOON + MINUTE);
+    await setFiring(query, rule, [MAILS], NOON + 7 * MINUTE);
+    await advance(query, NOON + 7 * MINUTE);
+    expect((await readMessages(query)).at(-1)).toMatchObject({ firing: ["mails"] });
+  });
+});
+
+describe("a channel that comes and goes", () => {
+  it("has the end of what it told in its outbox when it is switched on again", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query, { p_group_interval_seconds: 60 });
+    await setFiring(query, rule, [MAILS]);
+    await advance(query);
+    await query("update monitor.notification_channels set enabled = false");
+    await setFiring(query, rule, [], NOON + MINUTE);
+    await advance(query, NOON + MINUTE);
+    expect((await readMessages(query)).at(-1)).toMatchObject({ resolved: ["mails"] });
+  });
+
+  it("knows nothing of what was discarded when it was deleted", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query, { p_group_interval_seconds: 60 });
+    await setFiring(query, rule, [MAILS]);
+    await advance(query);
+    await query("delete from monitor.notification_channels");
+    await rpc(query, "save_channel", {
+      ...{ p_channel: "ops", p_kind: "email", p_config: { to: ["b@example.com"] } },
+    });
+    await advance(query, NOON + 5 * MINUTE);
+    expect((await readMessages(query)).map(({ state, firing }) => [state, ...firing])).toEqual([
+      ["discarded", "mails"],
+      ["pending", "mails"],
+    ]);
+  });
+
+  it("is told by the other one as soon as that works again", async ({ query }) => {
+    await setUpRule(query);
+    await setUpRoute(query);
+    await rpc(query, "save_channel", {
+      ...{ p_channel: "other", p_kind: "email", p_config: { to: ["b@example.com"] } },
+    });
+    await query("update monitor.notification_channels set failing_since = $1", [iso(NOON)]);
+    await advance(query);
+    expect(await readMessages(query)).toEqual([]);
+    await query(
+      "update monitor.notification_channels set failing_since = null where channel = 'other'",
+    );
+    await advance(query, NOON + MINUTE);
+    expect(await readMessages(query)).toMatchObject([
+      { channel: "other", firing: ["ChannelFailing"] },
+    ]);
+  });
+});
+
+describe("matchers", () => {
+  it("of one label with two values match nothing: all have to hold", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query);
+    await rpc(query, "silence_alerts", {
+      p_matchers: [
+        { name: "queue", op: "=", value: "jobs" },
+        { name: "queue", op: "=", value: "mails" },
+      ],
+      ...{ p_ends_at: iso(NOON + HOUR), p_reason: "x", p_now: iso(NOON) },
+    });
+    await setFiring(query, rule, [MAILS]);
+    await advance(query);
+    expect(await readMessages(query)).toMatchObject([{ firing: ["mails"] }]);
+  });
+
+  it("on the severity hold for what the monitor says of itself, too", async ({ query }) => {
+    await setUpRule(query);
+    await setUpRoute(query, {
+      p_matchers: [{ name: "severity", op: "=", value: "critical" }],
+    });
+    const storage = [{ component: "storage", status: "unhealthy", reason: "full" }];
+    for (const minute of range(3)) await advance(query, NOON + minute * MINUTE, storage);
+    expect(await readMessages(query)).toMatchObject([{ firing: ["ComponentUnhealthy"] }]);
+  });
+});

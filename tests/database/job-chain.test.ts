@@ -191,7 +191,7 @@ describe("the end of collecting", () => {
       if (minute % 5 === 0) await fallBack(asOwner, at);
       await runByHand(query, COLLECT, at);
     }
-    expect(await countCalls(asOwner, EVALUATE)).toBe(3);
+    expect((await readRuns(query, EVALUATE)).map(({ minute }) => minute)).toEqual([0, 5, 10]);
   });
 });
 
@@ -461,6 +461,31 @@ describe("monitor.wake_deliverer()", () => {
     expect(await seconds()).toBe(40);
     await addMessage(query, { next_attempt_at: iso(NOON + 30 * SECOND) });
     expect(await seconds()).toBe(30);
+  });
+
+  it("does not call for a mail that nobody may send yet", async ({ asOwner, query }) => {
+    await setSecrets(asOwner);
+    await addChannel(query);
+    await query("update monitor.settings set mails_per_second = 0.05"); // one each 20 s
+    for (const _ of range(2)) await addMessage(query);
+    const lease = async (seconds: number) => {
+      const p_now = iso(NOON + seconds * SECOND);
+      return (await rpc<{ notifications: object[] }>(query, "lease_notifications", { p_now }))
+        .notifications;
+    };
+    const [first, ...others] = await lease(0);
+    expect(others).toEqual([]);
+    const p_results = [{ ...first, outcome: "sent" }];
+    await rpc(query, "record_deliveries", { p_results, p_now: iso(NOON + SECOND) });
+
+    for (const seconds of [1, 5, 9]) {
+      expect(await wake(query, { p_now: iso(NOON + seconds * SECOND) })).toMatchObject({
+        invoked: false,
+      });
+      expect(await lease(seconds)).toEqual([]); // or it would have been right to call
+    }
+    expect(await wake(query, { p_now: iso(NOON + 20 * SECOND) })).toMatchObject({ invoked: true });
+    expect(await lease(20)).toHaveLength(1);
   });
 
   it("calls once, however often it is asked until the run begins", async ({ asOwner, query }) => {

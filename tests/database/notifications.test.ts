@@ -59,14 +59,14 @@ describe("monitor.enqueue_notification()", () => {
 
   it.for(
     [
-      [{ text: "x".repeat(1_000_000 - '{"text": ""}'.length) }, true],
-      [{ text: "x".repeat(1_000_001 - '{"text": ""}'.length) }, false],
+      [{ text: "x".repeat(8_000_000 - '{"text": ""}'.length) }, true],
+      [{ text: "x".repeat(8_000_001 - '{"text": ""}'.length) }, false],
       [{}, true],
       [[], false],
       ["text", false],
       [null, false],
     ] as const,
-  )("takes an object of up to 1,000,000 bytes (case %#)", async ([payload, isTaken], { query }) => {
+  )("takes an object of up to 8,000,000 bytes (case %#)", async ([payload, isTaken], { query }) => {
     await addChannel(query, "ops");
     const answer = enqueue(query, "ops", { payload });
     if (isTaken) expect(await answer).toEqual(expect.any(Number));

@@ -452,8 +452,13 @@ describe("monitor.collect_incidents_and_alerts()", () => {
     await asOwner("update monitor.alerting_state set canary_on = '2026-03-10'");
     expect([await due(nine), await due(nine + DAY - 1), await due(nine + DAY)]).toEqual([0, 0, 1]);
 
-    // By the clock on the wall: five hours later there than in UTC.
-    await query("update monitor.settings set time_zone = 'Asia/Karachi', canary_hour = 0");
+    // By the clock on the wall, where it is five hours later: of the hour, and of the day.
+    await query("update monitor.settings set time_zone = 'Asia/Karachi'");
+    await asOwner("update monitor.alerting_state set canary_on = '2026-03-09'");
+    const nineThere = NOON - 8 * HOUR;
+    expect([await due(nineThere - 1), await due(nineThere)]).toEqual([0, 1]);
+    await asOwner("update monitor.alerting_state set canary_on = '2026-03-10'");
+    await query("update monitor.settings set canary_hour = 0");
     const midnight = NOON + 7 * HOUR;
     expect([await due(midnight - 1), await due(midnight)]).toEqual([0, 1]);
   });

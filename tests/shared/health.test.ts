@@ -340,54 +340,37 @@ describe("judgeHealth()", () => {
       });
     });
 
-    it.each<[string, Facts, string, string]>([
-      ["switched off", { isEnabled: false }, "degraded", "sending is switched off"],
-      ["due for as long as they may", { overdueSeconds: 300 }, "healthy", "nothing that"],
+    it.each<[string, string, string, Facts]>([
+      ["switched off", "degraded", "sending is switched off", { isEnabled: false }],
+      ["due for as long as they may", "healthy", "nothing that", { overdueSeconds: 300 }],
+      ["due for longer", "unhealthy", "a message has been due for 301 s", {
+        overdueSeconds: 300.5,
+      }],
+      ["sent by two channels, of which one fails", "degraded", "channels fail: ops: ops is down", {
+        failingChannels: failing("ops"),
+      }],
       [
-        "due for longer",
-        { overdueSeconds: 300.5 },
-        "unhealthy",
-        "a message has been due for 301 s",
-      ],
-      [
-        "by two channels, of which one fails",
-        { failingChannels: failing("ops") },
-        "degraded",
-        "channels fail: ops: ops is down",
-      ],
-      [
-        "by two channels that fail",
-        { failingChannels: failing("mail", "ops") },
+        "sent by two channels, which fail",
         "unhealthy",
         "no channel works: mail: mail is down; ops: ops is down",
+        { failingChannels: failing("mail", "ops") },
       ],
-      [
-        "by one channel, which fails",
-        { channelsCount: 1, failingChannels: failing("ops") },
-        "unhealthy",
-        "no channel works: ops: ops is down",
-      ],
-      ["by one channel, which works", { channelsCount: 1 }, "healthy", "nothing that is due waits"],
-      [
-        "by no channel",
-        { channelsCount: 0 },
-        "degraded",
-        "nobody is told of alerts: there is no channel",
-      ],
-      [
-        "by no route",
-        { routesCount: 0 },
-        "degraded",
-        "nobody is told of alerts: there is no route",
-      ],
-      [
-        "of a project that has just begun",
-        { channelsCount: 0, routesCount: 0, canary: null },
-        "degraded",
-        "nobody is told of alerts: there is no channel",
-      ],
-      ["given up", { parkedCount: 3 }, "degraded", "3 messages were given up within a week"],
-    ])("that are %s are %3$s", (_name, changes, status, reason) => {
+      ["sent by one channel, which fails", "unhealthy", "no channel works: ops: ops is down", {
+        channelsCount: 1,
+        failingChannels: failing("ops"),
+      }],
+      ["sent by one channel, which works", "healthy", "nothing that", { channelsCount: 1 }],
+      ["sent by no channel", "degraded", "nobody is told of alerts: there is no channel", {
+        channelsCount: 0,
+      }],
+      ["sent by no route", "degraded", "nobody is told of alerts: there is no route", {
+        routesCount: 0,
+      }],
+      ["of a new project", "degraded", "nobody is told of alerts: there is no channel", {
+        ...{ channelsCount: 0, routesCount: 0, canary: null },
+      }],
+      ["given up", "degraded", "3 messages were given up within a week", { parkedCount: 3 }],
+    ])("that are %s are %s", (_name, status, reason, changes) => {
       expect(judgeNotifications(changes)).toMatchObject({
         status,
         reason: expect.stringContaining(reason),
@@ -414,17 +397,17 @@ describe("judgeHealth()", () => {
       }
     });
 
-    it.each<[string, number | null, number | null, string]>([
+    it.each<[string, string, number | null, number | null]>([
       // Fired and arrived so many seconds ago.
-      ["has not fired yet", null, null, "healthy"],
-      ["has fired for the first time", OVERDUE_SECONDS, null, "healthy"],
-      ["has fired, and never arrived", OVERDUE_SECONDS + 0.001, null, "degraded"],
-      ["arrived as long ago as it may", CANARY_SECONDS, CANARY_SECONDS, "healthy"],
-      ["arrived too long ago", CANARY_SECONDS + 0.001, CANARY_SECONDS + 0.001, "degraded"],
-      ["is on its way again", 1, CANARY_SECONDS, "healthy"],
-      ["did not arrive today", OVERDUE_SECONDS + 1, CANARY_SECONDS, "healthy"],
-      ["did not arrive, today or in time", 1, CANARY_SECONDS + 0.001, "degraded"],
-    ])("with a canary that %s are %4$s", (_name, fired, arrived, status) => {
+      ["has not fired yet", "healthy", null, null],
+      ["has fired for the first time", "healthy", OVERDUE_SECONDS, null],
+      ["has fired, and never arrived", "degraded", OVERDUE_SECONDS + 0.001, null],
+      ["arrived as long ago as it may", "healthy", CANARY_SECONDS, CANARY_SECONDS],
+      ["arrived too long ago", "degraded", CANARY_SECONDS + 0.001, CANARY_SECONDS + 0.001],
+      ["is on its way again", "healthy", 1, CANARY_SECONDS],
+      ["did not arrive today", "healthy", OVERDUE_SECONDS + 1, CANARY_SECONDS],
+      ["did not arrive, today or in time", "degraded", 1, CANARY_SECONDS + 0.001],
+    ])("with a canary that %s are %s", (_name, status, fired, arrived) => {
       const ago = (seconds: number | null) => seconds === null ? null : afterNoon(-seconds);
       const canary = { firedAt: ago(fired), arrivedAt: ago(arrived) };
       expect(judgeNotifications({ canary })).toMatchObject({
