@@ -1821,8 +1821,9 @@ begin
     set undeliverable = undeliverable || (
           select coalesce(jsonb_object_agg(
             address, jsonb_build_object('at', p_event.occurred_at, 'reason', coalesce(p_event.reason, p_event.kind))), '{}')
-          from unnest(p_event.recipients) as address
-          where config -> 'to' @> to_jsonb(address)),
+          -- Providers write addresses in small letters.
+          from jsonb_array_elements_text(case when jsonb_typeof(config -> 'to') = 'array' then config -> 'to' else '[]' end) as address
+          where lower(address) in (select lower(named) from unnest(p_event.recipients) as named)),
         failing_since = coalesce(failing_since, p_now),
         last_error = p_event.kind || coalesce(': ' || p_event.reason, '')
     where channel = v_channel;
@@ -1830,10 +1831,10 @@ begin
     -- Reports come in any order: one of before an address bounced says nothing of it.
     select undeliverable - array(
       select address from jsonb_each(undeliverable) as kept (address, report)
-      where address = any (p_event.recipients) and (report ->> 'at')::timestamptz <= p_event.occurred_at)
+      where lower(address) in (select lower(named) from unnest(p_event.recipients) as named) and (report ->> 'at')::timestamptz <= p_event.occurred_at)
     into v_undeliverable
     from monitor.notification_channels
-    where channel = v_channel and undeliverable ?| p_event.recipients
+    where channel = v_channel and undeliverable <> '{}'
     for update;
     update monitor.notification_channels
     set undeliverable = v_undeliverable,
@@ -2238,7 +2239,7 @@ begin
     requirement := 'last success of ' || v_job.job;
     select run.state, run.reason into v_run
     from monitor.job_runs as run
-    where run.job = v_job.job and run.state not in ('queued', 'running')
+    where run.job = v_job.job and run.state not in ('queued', 'running', 'skipped') -- which says of another run that it is under way
     order by run.scheduled_at desc, run.finished_at desc nulls last
     limit 1;
     status := case

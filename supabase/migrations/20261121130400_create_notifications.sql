@@ -435,8 +435,9 @@ begin
     set undeliverable = undeliverable || (
           select coalesce(jsonb_object_agg(
             address, jsonb_build_object('at', p_event.occurred_at, 'reason', coalesce(p_event.reason, p_event.kind))), '{}')
-          from unnest(p_event.recipients) as address
-          where config -> 'to' @> to_jsonb(address)),
+          -- Providers write addresses in small letters.
+          from jsonb_array_elements_text(case when jsonb_typeof(config -> 'to') = 'array' then config -> 'to' else '[]' end) as address
+          where lower(address) in (select lower(named) from unnest(p_event.recipients) as named)),
         failing_since = coalesce(failing_since, p_now),
         last_error = p_event.kind || coalesce(': ' || p_event.reason, '')
     where channel = v_channel;
@@ -444,10 +445,10 @@ begin
     -- Reports come in any order: one of before an address bounced says nothing of it.
     select undeliverable - array(
       select address from jsonb_each(undeliverable) as kept (address, report)
-      where address = any (p_event.recipients) and (report ->> 'at')::timestamptz <= p_event.occurred_at)
+      where lower(address) in (select lower(named) from unnest(p_event.recipients) as named) and (report ->> 'at')::timestamptz <= p_event.occurred_at)
     into v_undeliverable
     from monitor.notification_channels
-    where channel = v_channel and undeliverable ?| p_event.recipients
+    where channel = v_channel and undeliverable <> '{}'
     for update;
     update monitor.notification_channels
     set undeliverable = v_undeliverable,

@@ -249,7 +249,7 @@ begin
     requirement := 'last success of ' || v_job.job;
     select run.state, run.reason into v_run
     from monitor.job_runs as run
-    where run.job = v_job.job and run.state not in ('queued', 'running')
+    where run.job = v_job.job and run.state not in ('queued', 'running', 'skipped') -- which says of another run that it is under way
     order by run.scheduled_at desc, run.finished_at desc nulls last
     limit 1;
     status := case

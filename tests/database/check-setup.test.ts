@@ -381,6 +381,22 @@ describe("monitor.check_setup()", () => {
     });
   });
 
+  it("does not take a run for failed that was skipped because another one is under way", async ({ query, asOwner }) => {
+    await setUp(asOwner);
+    await asOwner("delete from monitor.job_runs where job = 'deliver-notifications'");
+    await asOwner(
+      "update monitor.job_schedules set last_succeeded_at = null, created_at = now() where job = 'deliver-notifications'",
+    );
+    await asOwner(
+      `insert into monitor.job_runs (job, trigger, scheduled_at, state, outcome, finished_at, reason)
+       values ('deliver-notifications', 'chain', now(), 'skipped', 'skipped', now(), 'run x held the lease')`,
+    );
+    const { rows } = await query<{ status: string }>(
+      "select status from monitor.check_setup() where requirement = 'last success of deliver-notifications'",
+    );
+    expect(rows).toEqual([{ status: "unknown" }]);
+  });
+
   it("projects the invocations of a month from the schedules", async ({ asOwner, query }) => {
     const minute = 30 * 24 * 60;
     const expected = 2 * minute + minute / 5 + minute / 15 + 30;

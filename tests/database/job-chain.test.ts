@@ -347,6 +347,10 @@ describe("the end of evaluating", () => {
     },
   );
 
+  // One that fails is not called again at once, over and over.
+  const failed = (at: number) => ({
+    ...{ queued_at: iso(at), finished_at: iso(at), outcome: "failed", state: "failed" },
+  });
   it.for<[string, Readonly<Record<string, unknown>>, number]>([
     ["10 s ago", { queued_at: iso(END - 10 * SECOND) }, 0],
     ["more than 10 s ago", { queued_at: iso(END - 10 * SECOND - 1) }, 1],
@@ -354,10 +358,13 @@ describe("the end of evaluating", () => {
     ["by a clock that is ahead", { queued_at: iso(END + 1) }, 1],
     ["by cron", { queued_at: iso(END), trigger: "cron" }, 0],
     ["and has ended since", { queued_at: iso(END), state: "succeeded" }, 1],
-    ["and could not be posted", { queued_at: iso(END), state: "failed" }, 1],
+    ["and failed just now", failed(END), 0],
+    ["and failed 30 s ago", failed(END - 30 * SECOND), 0],
+    ["and failed more than 30 s ago", failed(END - 30 * SECOND - 1), 1],
+    ["and failed by a clock that is ahead", failed(END + 1), 1],
     ["of another job", { queued_at: iso(END), job: "detect-anomalies" }, 1],
   ])(
-    "calls delivering unless a run was queued that has not begun: %s",
+    "calls delivering unless a run was queued that has not begun, or failed: %s",
     async ([, columns, calls], { asOwner, query }) => {
       await setSecrets(asOwner);
       await addChannel(query);

@@ -200,6 +200,19 @@ describe("monitor.record_mail_event()", () => {
     },
   );
 
+  it("knows a recipient by whatever case his address is written in", async ({ query }) => {
+    await sendMail(query, ["Ops@Example.com"]);
+    await report(query, "bounced", { to: ["ops@example.com"] });
+    expect(Object.keys((await readChannel(query, "ops")).undeliverable)).toEqual([
+      "Ops@Example.com",
+    ]);
+    await sendMail(query, [], "ops", "mail-2");
+    await report(query, "delivered", {
+      ...{ provider: "mail-2", to: ["OPS@example.com"], at: NOON + MINUTE },
+    });
+    expect((await readChannel(query, "ops")).undeliverable).toEqual({});
+  });
+
   it("is well again when the last recipient that got nothing has got a later mail", async ({ query }) => {
     await sendMail(query, ["ops@example.com", "dba@example.com"]);
     await report(query, "bounced", { to: ["ops@example.com", "dba@example.com"] });
