@@ -4972,8 +4972,8 @@ CREATE OR REPLACE FUNCTION monitor.explain_alert(p_alert_id bigint)
  STABLE
  SET search_path TO ''
 AS $function$
-  select story.at, story.event, story.detail
-  from (
+  select newest.at, newest.event, newest.detail
+  from (select story.* from (
     select alert.opened_at as at, 0 as place, alert.alert_id as id, 'opened' as event,
       format('%s %s, from %s', alert.name, alert.labels - 'alertname', alert.source) as detail
     from monitor.system_alerts as alert
@@ -4999,12 +4999,13 @@ AS $function$
     from monitor.system_alerts as alert
     where alert.alert_id = p_alert_id and alert.resolved_at is not null
   ) as story
-  order by story.at, story.place, story.id
-  limit 1000;
+  order by story.at desc, story.place desc, story.id desc
+  limit 1000) as newest
+  order by newest.at, newest.place, newest.id;
 $function$;
 grant execute on function monitor.explain_alert(bigint) to authenticated;
 grant execute on function monitor.explain_alert(bigint) to service_role;
-comment on function monitor.explain_alert(bigint) is 'Why an alert was told or not, in order: each decision with how long it held, each message with what became of it. Nothing for an unknown alert.';
+comment on function monitor.explain_alert(bigint) is 'Why an alert was told or not, in order, the newest 1,000 entries: each decision with how long it held, each message with what became of it. Nothing for an unknown alert.';
 
 CREATE OR REPLACE FUNCTION monitor.find_series(p_selectors jsonb, p_from timestamp with time zone, p_until timestamp with time zone, p_limit integer)
  RETURNS TABLE(metric text, labels jsonb)
@@ -5308,7 +5309,8 @@ begin
     if v_follower.is_on_demand then
       perform monitor.wake_deliverer(p_now, 60);
     else
-      perform monitor.invoke_function(v_follower.job, p_scheduled_at, p_queued_at => p_now);
+      -- Not for a minute ahead, which who calls by hand may choose: those before it would be stale then.
+      perform monitor.invoke_function(v_follower.job, least(p_scheduled_at, date_trunc('minute', p_now, 'UTC')), p_queued_at => p_now);
     end if;
   end loop;
 end;
@@ -7272,7 +7274,11 @@ AS $function$
     'notifications', (
       select jsonb_build_object(
         'enabled', settings.notifications_enabled,
-        'routes_count', (select count(*) from monitor.notification_routes),
+        'routes_count', (
+          select count(*) from monitor.notification_routes as route
+          where exists (
+            select from monitor.notification_channels as channel
+            where channel.enabled and channel.kind <> 'heartbeat' and channel.channel = any (route.channels))),
         'overdue_seconds', (
           -- A lease that has not ended is no delay yet.
           select case when count(*) > 0

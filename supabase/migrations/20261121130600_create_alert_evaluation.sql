@@ -1178,8 +1178,8 @@ stable
 security invoker
 set search_path = ''
 as $$
-  select story.at, story.event, story.detail
-  from (
+  select newest.at, newest.event, newest.detail
+  from (select story.* from (
     select alert.opened_at as at, 0 as place, alert.alert_id as id, 'opened' as event,
       format('%s %s, from %s', alert.name, alert.labels - 'alertname', alert.source) as detail
     from monitor.system_alerts as alert
@@ -1205,12 +1205,13 @@ as $$
     from monitor.system_alerts as alert
     where alert.alert_id = p_alert_id and alert.resolved_at is not null
   ) as story
-  order by story.at, story.place, story.id
-  limit 1000;
+  order by story.at desc, story.place desc, story.id desc
+  limit 1000) as newest
+  order by newest.at, newest.place, newest.id;
 $$;
 
 comment on function monitor.explain_alert(bigint) is
-  'Why an alert was told or not, in order: each decision with how long it held, each message with what became of it. Nothing for an '
+  'Why an alert was told or not, in order, the newest 1,000 entries: each decision with how long it held, each message with what became of it. Nothing for an '
   'unknown alert.';
 
 create function monitor.read_scorecards(p_since timestamptz default now() - interval '28 days', p_now timestamptz default now())

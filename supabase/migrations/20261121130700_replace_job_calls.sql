@@ -193,7 +193,8 @@ begin
     if v_follower.is_on_demand then
       perform monitor.wake_deliverer(p_now, 60);
     else
-      perform monitor.invoke_function(v_follower.job, p_scheduled_at, p_queued_at => p_now);
+      -- Not for a minute ahead, which who calls by hand may choose: those before it would be stale then.
+      perform monitor.invoke_function(v_follower.job, least(p_scheduled_at, date_trunc('minute', p_now, 'UTC')), p_queued_at => p_now);
     end if;
   end loop;
 end;

@@ -100,7 +100,11 @@ as $$
     'notifications', (
       select jsonb_build_object(
         'enabled', settings.notifications_enabled,
-        'routes_count', (select count(*) from monitor.notification_routes),
+        'routes_count', (
+          select count(*) from monitor.notification_routes as route
+          where exists (
+            select from monitor.notification_channels as channel
+            where channel.enabled and channel.kind <> 'heartbeat' and channel.channel = any (route.channels))),
         'overdue_seconds', (
           -- A lease that has not ended is no delay yet.
           select case when count(*) > 0

@@ -181,6 +181,12 @@ describe("the end of collecting", () => {
     },
   );
 
+  it("calls for now when somebody has collected for a minute ahead: those before it would be stale", async ({ asOwner, query }) => {
+    await setSecrets(asOwner);
+    await runByHand(query, COLLECT, NOON, NOON + 3 * MINUTE);
+    expect(await readRuns(query, EVALUATE)).toMatchObject([{ minute: 0 }]);
+  });
+
   it("calls as often as evaluating is to run by its schedule", async ({ asOwner, query }) => {
     await setSecrets(asOwner);
     await rpc(asOwner, "set_schedule", {
