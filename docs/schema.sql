@@ -184,6 +184,7 @@ create table monitor.alerting_state (
   mail_slot_at timestamp with time zone,
   heartbeat_at timestamp with time zone,
   canary_on date,
+  canary_since timestamp with time zone,
   constraint alerting_state_is_only_row CHECK (is_only_row),
   constraint alerting_state_pkey PRIMARY KEY (is_only_row)
 );
@@ -199,6 +200,7 @@ comment on column monitor.alerting_state.gap_ended_at is 'The minute of the eval
 comment on column monitor.alerting_state.mail_slot_at is 'When the last mail that was given out may be sent: the next one comes after it.';
 comment on column monitor.alerting_state.heartbeat_at is 'When the last sign of life was written.';
 comment on column monitor.alerting_state.canary_on is 'The day of the last canary, in the time zone of settings.';
+comment on column monitor.alerting_state.canary_since is 'Since when evaluations have found that a canary is wanted; null: none is.';
 
 create table monitor.anomaly_detections (
   anomaly_id bigint not null generated always as identity,
@@ -1013,6 +1015,7 @@ create table monitor.notification_alerts (
   alert_id bigint not null,
   channel text not null,
   status text not null,
+  severity text not null,
   told_at timestamp with time zone not null,
   constraint notification_alerts_alert_id_fkey FOREIGN KEY (alert_id) REFERENCES monitor.system_alerts(alert_id) ON DELETE CASCADE,
   constraint notification_alerts_notification_id_fkey FOREIGN KEY (notification_id) REFERENCES monitor.notifications(notification_id) ON DELETE CASCADE,
@@ -1024,14 +1027,16 @@ CREATE INDEX notification_alerts_alert_id_idx ON monitor.notification_alerts USI
 create policy notification_alerts_select_authenticated on monitor.notification_alerts for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
 grant select on monitor.notification_alerts to authenticated;
 grant delete, insert, select, update on monitor.notification_alerts to service_role;
-comment on table monitor.notification_alerts is 'What a message told of an alert: the newest of a channel says what that channel knows, so that nothing is told twice or left open.';
+comment on table monitor.notification_alerts is 'What a message told of an alert: the newest of a channel says what that channel knows, so that nothing is told twice or left open. What a message only counts, as told before and unchanged, is not here again.';
 comment on column monitor.notification_alerts.channel is 'That of the message.';
+comment on column monitor.notification_alerts.severity is 'As it was told: one that is worse by now is told again.';
 
 create table monitor.notification_channels (
   channel text not null,
   kind text not null,
   config jsonb not null default '{}'::jsonb,
   enabled boolean not null default true,
+  secret_set_at timestamp with time zone,
   created_at timestamp with time zone not null default now(),
   last_sent_at timestamp with time zone,
   consecutive_failures integer not null default 0,
@@ -1049,12 +1054,13 @@ alter table monitor.notification_channels enable row level security;
 create policy notification_channels_select_authenticated on monitor.notification_channels for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
 CREATE TRIGGER notification_channels_discard_notifications AFTER DELETE ON monitor.notification_channels FOR EACH ROW EXECUTE FUNCTION monitor.discard_notifications();
 CREATE TRIGGER notification_channels_keep_escalation BEFORE DELETE ON monitor.notification_channels FOR EACH ROW EXECUTE FUNCTION monitor.keep_escalation_channels();
-CREATE TRIGGER notification_channels_record_change AFTER INSERT OR DELETE OR UPDATE OF channel, kind, config, enabled ON monitor.notification_channels FOR EACH ROW EXECUTE FUNCTION monitor.record_change();
+CREATE TRIGGER notification_channels_record_change AFTER INSERT OR DELETE OR UPDATE OF channel, kind, config, enabled, secret_set_at ON monitor.notification_channels FOR EACH ROW EXECUTE FUNCTION monitor.record_change();
 CREATE TRIGGER notification_channels_reroute_alerts AFTER INSERT OR DELETE OR UPDATE OF enabled ON monitor.notification_channels FOR EACH STATEMENT EXECUTE FUNCTION monitor.reroute_alerts();
 grant select on monitor.notification_channels to authenticated;
 grant delete, insert, select, update on monitor.notification_channels to service_role;
 comment on table monitor.notification_channels is 'A way to tell somebody. What of it is secret is in Vault, under the name pgvigil_channel_<channel>.';
 comment on column monitor.notification_channels.config is 'email: {to: [addresses]}. webhook: {url}. pagerduty, slack, heartbeat: nothing. All but heartbeat: send_resolved, true by default.';
+comment on column monitor.notification_channels.secret_set_at is 'When its secret was last set; null: never.';
 comment on column monitor.notification_channels.consecutive_failures is 'Attempts that failed since the last that did not.';
 comment on column monitor.notification_channels.failing_since is 'Since when it does not deliver: a message was given up, three attempts in a row failed, or an address bounces.';
 comment on column monitor.notification_channels.undeliverable is 'Addresses that bounced or complained, each with {at, reason}; one goes when a mail to it is delivered.';
@@ -1128,6 +1134,7 @@ create table monitor.notifications (
   group_id bigint,
   incident_id bigint,
   payload jsonb not null,
+  payload_type text generated always as ((payload ->> 'type'::text)) stored,
   is_test boolean not null default false,
   state text not null default 'pending'::text,
   created_at timestamp with time zone not null,
@@ -1154,6 +1161,7 @@ create table monitor.notifications (
 alter table monitor.notifications enable row level security;
 CREATE INDEX notifications_created_at_idx ON monitor.notifications USING btree (created_at);
 CREATE INDEX notifications_group_id_idx ON monitor.notifications USING btree (group_id, channel, notification_id) WHERE (group_id IS NOT NULL);
+CREATE INDEX notifications_heartbeats_idx ON monitor.notifications USING btree (created_at) WHERE (payload_type = 'heartbeat'::text);
 CREATE INDEX notifications_incident_id_idx ON monitor.notifications USING btree (incident_id) WHERE (incident_id IS NOT NULL);
 CREATE INDEX notifications_next_attempt_at_idx ON monitor.notifications USING btree (next_attempt_at) WHERE (state = 'pending'::text);
 CREATE INDEX notifications_provider_id_idx ON monitor.notifications USING btree (provider_id) WHERE (provider_id IS NOT NULL);
@@ -1162,8 +1170,9 @@ grant select on monitor.notifications to authenticated;
 grant delete, insert, select, update on monitor.notifications to service_role;
 comment on table monitor.notifications is 'One message to one channel, written in the transaction of what it tells. Sent at least once, as shared/contract/notifications.ts reads it.';
 comment on column monitor.notifications.channel is 'By name and without a foreign key: what was told stays known when the channel is gone.';
-comment on column monitor.notifications.group_id is 'The group it tells of. No foreign key: groups come and go.';
+comment on column monitor.notifications.group_id is 'The group it tells of; null of alerts when it stands for many groups. No foreign key: groups come and go.';
 comment on column monitor.notifications.incident_id is 'The incident it tells of. No foreign key: as above.';
+comment on column monitor.notifications.payload_type is 'alerts, incident or heartbeat; apart from the payload, which may be large.';
 comment on column monitor.notifications.state is 'pending: to be sent. sent: the provider has it. delivered, bounced, complained: its word since. parked: given up, see last_error. discarded: its channel was deleted.';
 comment on column monitor.notifications.lease_token is 'Of the deliverer that is sending it, until lease_until; null when none is.';
 comment on column monitor.notifications.may_be_repeated is 'An attempt ended without our knowing how: the next one says so.';
@@ -2938,7 +2947,10 @@ begin
         perform monitor.hold_days(case when v_is_whole
           then array(select v_week.first_day + n from generate_series(0, 6) as n) else v_week.days end, true);
         -- While that was waited for, another one may have dropped it, or late samples have come.
-        continue when not exists (select from monitor.sample_days where day = any (v_week.days) and state = 'chunks');
+        if not exists (select from monitor.sample_days where day = any (v_week.days) and state = 'chunks') then
+          v_excess := coalesce(monitor.monitor_bytes() - p_keep_megabytes * 1000000::bigint, 0); -- less, by what he freed
+          continue;
+        end if;
         if exists (
           select from monitor.late_samples
           where recorded_at >= monitor.utc_midnight(v_week.first_day) and recorded_at < monitor.utc_midnight(v_week.first_day + 7)
@@ -3484,9 +3496,11 @@ AS $function$
     from monitor.system_alerts as alert
     join monitor.notification_alerts as told using (alert_id)
     cross join lateral (
-      select coalesce(delivered_at, sent_at) as arrived_at from monitor.notifications where notification_id = told.notification_id
+      select coalesce(delivered_at, sent_at) as arrived_at
+      from monitor.notifications
+      where notification_id = told.notification_id and state in ('sent', 'delivered')
     ) as notification
-    where alert.name = 'PgvigilCanary' and notification.arrived_at is not null
+    where alert.name = 'PgvigilCanary'
     order by alert.fired_at desc
     limit 1
   )
@@ -4061,7 +4075,7 @@ AS $function$
   select case
     when not p_is_function then format('select monitor.%I()', replace(p_job, '-', '_'))
     when exists (select from monitor.job_schedules where job = p_job and follows is not null and not is_on_demand and schedule = '* * * * *')
-      then format('select monitor.invoke_function(%L, now() - interval ''1 minute'')', p_job)
+      then format('select monitor.invoke_function(%L, now() - interval ''1 minute'', p_queued_at => now())', p_job)
     else format('select monitor.invoke_function(%L)', p_job) end;
 $function$;
 comment on function monitor.cron_command(text,boolean) is 'What pg_cron runs for a job. For one that follows another every minute: the minute before, which does nothing if that has been called for.';
@@ -4254,6 +4268,10 @@ begin
   perform from monitor.alerting_state for update; -- before all else, as whoever evaluates and tells
   select string_agg(name, ', ' order by position, name) into v_routes
   from monitor.notification_routes where p_channel = any (channels);
+  if p_channel = (select canary_channel from monitor.settings) then
+    raise exception 'channel % is that of the canary', p_channel
+      using errcode = 'dependent_objects_still_exist', hint = 'Set canary_channel in monitor.settings to another, or to null, first.';
+  end if;
   if v_routes is not null then
     raise exception 'channel % is used by the routes %', p_channel, v_routes
       using errcode = 'dependent_objects_still_exist',
@@ -4270,7 +4288,7 @@ end;
 $function$;
 grant execute on function monitor.delete_channel(text) to authenticated;
 grant execute on function monitor.delete_channel(text) to service_role;
-comment on function monitor.delete_channel(text) is 'Deletes a channel and its secret. What was still to be sent by it is discarded, and says so. Errors: 42501 for a user who is no admin, 2BP01 while a route uses it, P0002 for an unknown one.';
+comment on function monitor.delete_channel(text) is 'Deletes a channel and its secret. What was still to be sent by it is discarded, and says so. Errors: 42501 for a user who is no admin, 2BP01 while a route or the canary uses it, P0002 for an unknown one.';
 
 CREATE OR REPLACE FUNCTION monitor.delete_evidence(p_owner_kind text, p_owner_ids bigint[])
  RETURNS void
@@ -5588,23 +5606,10 @@ begin
   perform from monitor.alerting_state for update;
   v_mail_at := greatest(monitor.next_mail_at(p_now), p_now);
 
-  with pending as (
-    select notification.notification_id, notification.channel, notification.next_attempt_at, notification.lease_until,
-      channel.kind, channel.config, channel.consecutive_failures >= 3 as is_failing,
-      -- What is told of one group or incident comes in order: what is over must not be said before that it began.
-      num_nulls(notification.group_id, notification.incident_id) = 2 or row_number() over (
-        partition by notification.channel, notification.group_id, notification.incident_id
-        order by notification.notification_id) = 1 as is_first
-    from monitor.notifications as notification
-    join monitor.notification_channels as channel using (channel)
-    where v_enabled and notification.state = 'pending' and channel.enabled and channel.kind = any (p_kinds)
-  ), due as (
-    select pending.*, row_number() over (partition by channel order by next_attempt_at, notification_id) as in_channel
-    from pending
-    where is_first
-      -- What lies far ahead was written by a clock that stood wrong.
-      and (next_attempt_at <= p_now or next_attempt_at > p_now + interval '1 day')
-      and (lease_until is null or lease_until <= p_now or lease_until > p_now + interval '20 minutes')
+  with due as (
+    select next.*, row_number() over (partition by channel order by next_attempt_at, notification_id) as in_channel
+    from monitor.list_next_notifications(p_now) as next
+    where v_enabled and kind = any (p_kinds) and due_at <= p_now
   ), ready as (
     select due.*, row_number() over (partition by kind order by is_failing, next_attempt_at, notification_id) as in_kind
     from due
@@ -5622,6 +5627,7 @@ begin
     where notification.notification_id in (select notification_id from chosen)
       -- Asked again of the row as it is once it is locked: somebody may have recorded just now what came of it.
       and notification.state = 'pending'
+      and (notification.next_attempt_at <= p_now or notification.next_attempt_at > p_now + interval '1 day')
       and (notification.lease_until is null or notification.lease_until <= p_now
         or notification.lease_until > p_now + interval '20 minutes')
     for update of notification skip locked
@@ -5878,6 +5884,49 @@ AS $function$
 $function$;
 grant execute on function monitor.list_mutes(timestamp with time zone,text) to service_role;
 comment on function monitor.list_mutes(timestamp with time zone,text) is 'The open alerts that are not to be told now, each with silenced or inhibited and by what. Silences and maintenance first. As in Alertmanager, what is silenced or inhibited inhibits all the same, and two alerts that are on both sides of a rule do not inhibit each other.';
+
+CREATE OR REPLACE FUNCTION monitor.list_next_notifications(p_now timestamp with time zone)
+ RETURNS TABLE(notification_id bigint, channel text, kind text, config jsonb, is_failing boolean, next_attempt_at timestamp with time zone, due_at timestamp with time zone)
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  select notification_id, channel, kind, config, is_failing, next_attempt_at, greatest(
+    -- What lies far ahead was written by a clock that stood wrong.
+    case when next_attempt_at > p_now + interval '1 day' then p_now else next_attempt_at end,
+    case when lease_until > p_now + interval '20 minutes' then p_now else lease_until end)
+  from (
+    select
+      notification.notification_id, notification.channel, channel.kind, channel.config, channel.consecutive_failures >= 3 as is_failing,
+      notification.next_attempt_at, notification.lease_until,
+      kind_of.is_of_groups, kind_of.is_of_many, num_nulls(notification.group_id, notification.incident_id) = 2 as is_single,
+      row_number() over (
+        partition by notification.channel, notification.group_id, notification.incident_id
+        order by notification.notification_id) as place,
+      count(*) filter (where kind_of.is_of_groups) over before as groups_before,
+      count(*) filter (where kind_of.is_of_many) over before as many_before
+    from monitor.notifications as notification
+    join monitor.notification_channels as channel using (channel)
+    cross join lateral (
+      select
+        notification.payload_type = 'alerts' and not notification.is_test as is_of_groups,
+        notification.payload_type = 'alerts' and not notification.is_test and notification.group_id is null as is_of_many
+    ) as kind_of
+    where notification.state = 'pending' and channel.enabled
+    window before as (
+      partition by notification.channel
+      order by notification.notification_id
+      rows between unbounded preceding and 1 preceding)
+  ) as pending
+  -- What is told of one group or incident comes in order: what is over must not be said before that it began. What stands for many
+  -- groups comes after all that was told of any, and before all that is.
+  where case
+    when is_of_many then groups_before = 0
+    when is_of_groups then place = 1 and many_before = 0
+    else place = 1 or is_single end;
+$function$;
+grant execute on function monitor.list_next_notifications(timestamp with time zone) to service_role;
+comment on function monitor.list_next_notifications(timestamp with time zone) is 'The pending messages of channels that are switched on whose turn it is, as nothing before them has to be sent first, each with when it may be given out.';
 
 CREATE OR REPLACE FUNCTION monitor.list_retention_steps()
  RETURNS jsonb
@@ -6279,18 +6328,9 @@ AS $function$
   select case when notifications_enabled and jobs_enabled then least(
     (
       -- As lease_notifications gives them out, or whoever is called for what it does not give out is called again and again.
-      select min(greatest(next_attempt_at, lease_until, case when kind = 'email'
-        then (select monitor.next_mail_at(p_now)) - interval '5 seconds' end))
-      from (
-        select notification.next_attempt_at, notification.lease_until, channel.kind,
-          num_nulls(notification.group_id, notification.incident_id) = 2 or row_number() over (
-            partition by notification.channel, notification.group_id, notification.incident_id
-            order by notification.notification_id) = 1 as is_first
-        from monitor.notifications as notification
-        join monitor.notification_channels as channel using (channel)
-        where notification.state = 'pending' and channel.enabled
-      ) as pending
-      where is_first
+      select min(greatest(due_at, case when kind = 'email' then mail.next_at - interval '5 seconds' end))
+      from monitor.list_next_notifications(p_now)
+      cross join (select monitor.next_mail_at(p_now) as next_at) as mail
     ),
     (select min(next_flush_at) from monitor.alert_groups where last_flushed_at is null)) end
   from monitor.settings;
@@ -7300,9 +7340,13 @@ AS $function$
           ) as failing
           where failing.reason is not null),
         'canary', case when settings.canary_channel is not null then (
-          select jsonb_build_object('fired_at', canary.fired_at, 'arrived_at', canary.arrived_at)
+          select jsonb_build_object(
+            'wanted_since', (select canary_since from monitor.alerting_state),
+            'fired_at', canary.fired_at,
+            'arrived_at', canary.arrived_at)
           from (
-            select max(alert.fired_at) as fired_at, max(alert.fired_at) filter (where notification.sent_at is not null) as arrived_at
+            select max(alert.fired_at) as fired_at,
+              max(alert.fired_at) filter (where notification.state in ('sent', 'delivered')) as arrived_at
             from monitor.system_alerts as alert
             left join monitor.notification_alerts as told on told.alert_id = alert.alert_id
             left join monitor.notifications as notification using (notification_id)
@@ -8139,10 +8183,9 @@ begin
       where channel.enabled and channel.kind <> 'heartbeat' and channel.channel = any (coalesce(alert_group.channels, route.channels)))
     group by membership.alert_id
   ), telling as materialized (
-    select told.alert_id, max(told.told_at) as told_at,
-      string_agg(told.channel || ' (message ' || told.notification_id || ')', ', ' order by told.channel) as channels
+    select told.alert_id, string_agg(told.channel, ', ' order by told.channel) as channels
     from (
-      select distinct on (notified.alert_id, notified.channel) notified.alert_id, notified.channel, notified.notification_id, notified.told_at, notified.status
+      select distinct on (notified.alert_id, notified.channel) notified.alert_id, notified.channel, notified.status
       from monitor.notification_alerts as notified
       join monitor.notifications as notification on notification.notification_id = notified.notification_id and notification.state <> 'discarded'
       join monitor.system_alerts as alert on alert.alert_id = notified.alert_id and alert.resolved_at is null
@@ -8910,7 +8953,9 @@ AS $function$
       end
     when 'webhook' then case
       when coalesce(p_config ->> 'url', '') !~ '^https?://[^[:space:]/@]+(/[^[:space:]]*)?$' then 'its url is none of the form https://host/path'
-      when p_secret is not null and p_secret !~ '^whsec_[A-Za-z0-9+/=]{16,}$' then 'its signing secret is none of the form whsec_…'
+      when p_secret !~ '^whsec_([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$'
+        then 'its signing secret is none of the form whsec_ and base64'
+      when octet_length(decode(substr(p_secret, 7), 'base64')) not between 24 and 64 then 'its signing secret is not of 24 to 64 bytes'
       end
     when 'slack' then case
       when p_secret is null then 'Vault has no secret of it: the address of its incoming webhook'
@@ -9655,10 +9700,11 @@ begin
             hint = 'email: {"to": ["ops@example.com"]}. webhook: {"url": "https://…"}, and a secret whsec_… if it should be signed. '
               'slack, pagerduty, heartbeat: the address or key as secret.';
   end if;
-  insert into monitor.notification_channels as known (channel, kind, config, enabled)
-  values (p_channel, p_kind, p_config, p_enabled)
+  insert into monitor.notification_channels as known (channel, kind, config, enabled, secret_set_at)
+  values (p_channel, p_kind, p_config, p_enabled, case when p_secret is not null then now() end)
   on conflict (channel) do update
-  set kind = excluded.kind, config = excluded.config, enabled = excluded.enabled, consecutive_failures = 0, failing_since = null,
+  set kind = excluded.kind, config = excluded.config, enabled = excluded.enabled,
+      secret_set_at = coalesce(excluded.secret_set_at, known.secret_set_at), consecutive_failures = 0, failing_since = null,
       last_error = null, undeliverable = '{}';
   if p_secret is not null then
     select id into v_secret_id from vault.secrets where name = 'pgvigil_channel_' || p_channel;
@@ -10761,6 +10807,10 @@ begin
   from monitor.settings
   where exists (select from monitor.system_alerts where name = 'PgvigilCanary' and state = 'firing')
     and canary_on is distinct from (p_now at time zone settings.time_zone)::date;
+  update monitor.alerting_state
+  set canary_since = case when settings.canary_channel is not null then p_now end
+  from monitor.settings
+  where (canary_since is null or canary_since > p_now) = (settings.canary_channel is not null);
   return v_counts;
 end;
 $function$;
@@ -10809,11 +10859,15 @@ begin
     join monitor.system_alerts as alert using (alert_id)
     left join mute using (alert_id)
   ), known as materialized (
-    select distinct on (told.alert_id, told.channel) told.alert_id, told.channel, told.status, told.told_at, notification.group_id
+    -- PagerDuty has an incident for each group: what it knows of an alert in another is nothing here.
+    select distinct on (told.alert_id, told.channel, own.group_id)
+      told.alert_id, told.channel, told.status, told.severity, told.told_at, notification.group_id, own.group_id as own_group_id
     from monitor.notification_alerts as told
     join monitor.notifications as notification using (notification_id)
+    left join monitor.notification_channels as channel on channel.channel = told.channel
+    cross join lateral (select case when channel.kind = 'pagerduty' then notification.group_id end as group_id) as own
     where told.alert_id in (select alert_id from member) and notification.state <> 'discarded'
-    order by told.alert_id, told.channel, told.notification_id desc
+    order by told.alert_id, told.channel, own.group_id, told.notification_id desc
   ), target as (
     -- Where the start was told, the end is told too, whatever the routes say by now.
     select due.group_id, channel.channel, channel.kind, (channel.config -> 'send_resolved') is distinct from 'false'::jsonb as tells_end,
@@ -10823,22 +10877,27 @@ begin
       (channel.enabled and channel.channel = any (due.channels))
       or exists (
         select from member join known using (alert_id)
-        where member.group_id = due.group_id and member.state = 'resolved' and known.channel = channel.channel and known.status = 'firing'))
+        where member.group_id = due.group_id and member.state = 'resolved' and known.channel = channel.channel and known.status = 'firing'
+          and (known.own_group_id is null or known.own_group_id = due.group_id)))
   ), item as materialized (
     select target.group_id, target.channel, target.kind, member.alert_id, member.severity, member.fired_at,
       case when member.state = 'firing' then 'firing' else 'resolved' end as status,
       member.state = 'resolved' as is_over,
-      member.state = 'firing' and member.acknowledged_at is null
+      member.state = 'firing' and member.acknowledged_at is null and not member.is_muted
         and (known.status is distinct from 'firing' or member.live_again_at > known.told_at
+          or array_position('{info,warning,critical}', member.severity) > array_position('{info,warning,critical}', known.severity)
           -- Its end was not told, as the channel wants it: this is another start.
           or (not target.tells_end and member.fired_at > known.told_at)) as is_news,
-      member.state = 'firing' and member.acknowledged_at is null as is_unacknowledged,
+      member.state = 'firing' and member.acknowledged_at is null and not member.is_muted as is_unacknowledged,
       known.told_at
     from target
     join member using (group_id)
     left join known on known.alert_id = member.alert_id and known.channel = target.channel
+      and (known.own_group_id is null or known.own_group_id = target.group_id)
     where case member.state
-      when 'firing' then target.is_routed and not member.only_end and not member.is_muted and member.mode = 'live'
+      when 'firing' then target.is_routed and not member.only_end and member.mode = 'live'
+        -- What PagerDuty knows keeps its incident open, told or not.
+        and (not member.is_muted or (target.kind = 'pagerduty' and known.status = 'firing'))
       when 'resolved' then known.status = 'firing' and target.tells_end and (member.name <> 'PgvigilCanary' or target.kind = 'pagerduty')
         -- Its end belongs to the group that told its start, as long as it is in there.
         and (known.group_id = member.group_id or not exists (
@@ -10847,6 +10906,11 @@ begin
             select min(any_group.group_id) from monitor.alert_group_members as any_group where any_group.alert_id = member.alert_id))
             and other.group_id <> member.group_id))
       else false end
+  ), told_before as (
+    select channel, count(*) as messages
+    from monitor.notifications
+    where created_at = p_now and payload_type = 'alerts' and not is_test
+    group by channel
   ), summed as (
     select item.group_id, item.channel, item.kind, due.repeat_seconds, due.route, due.group_key, due.labels,
       count(*) filter (where status = 'firing') as firing_count,
@@ -10854,7 +10918,8 @@ begin
       bool_or(is_news) as has_news,
       bool_or(is_unacknowledged) as has_unacknowledged,
       max(array_position('{info,warning,critical}', severity)) filter (where status = 'firing') as worst,
-      max(told_at) as last_told_at
+      -- What lies ahead was told by a clock that stood wrong.
+      max(told_at) filter (where told_at <= p_now + interval '10 minutes') as last_told_at
     from item
     join due using (group_id)
     group by item.group_id, item.channel, item.kind, due.repeat_seconds, due.route, due.group_key, due.labels
@@ -10867,14 +10932,15 @@ begin
         else 'repeated' end as because,
       -- People cannot read, nor a provider of mail take, hundreds of messages at once: beyond some they become one.
       case when kind in ('email', 'slack') and row_number() over (
-          partition by channel order by firing_count > 0 desc, worst desc nulls last, group_id) > c_messages
+          partition by channel order by firing_count > 0 desc, worst desc nulls last, group_id)
+          > c_messages - coalesce((select messages from told_before where told_before.channel = summed.channel), 0)
         then null else group_id end as bundle_id
     from summed
     where has_news or resolved_count > 0
-      or (has_unacknowledged and (last_told_at is null or last_told_at <= p_now - make_interval(secs => repeat_seconds)
-        or last_told_at > p_now + interval '10 minutes')) -- by a clock that stood wrong
+      or (has_unacknowledged and coalesce(last_told_at <= p_now - make_interval(secs => repeat_seconds), true))
   ), content as materialized (
-    select sending.bundle_id, sending.channel, sending.group_id, item.alert_id, item.status, item.told_at,
+    select sending.bundle_id, sending.channel, sending.group_id, item.alert_id, item.status, item.severity, item.told_at,
+      item.is_news or item.is_over as is_changed,
       count(*) over (partition by sending.channel, sending.bundle_id) as alerts,
       row_number() over (
         partition by sending.channel, sending.bundle_id
@@ -10957,11 +11023,13 @@ begin
     left join common on common.channel = bundle.channel and common.bundle_id is not distinct from bundle.bundle_id
     returning notification_id, channel, group_id
   ), linked as (
-    insert into monitor.notification_alerts (notification_id, alert_id, channel, status, told_at)
+    insert into monitor.notification_alerts (notification_id, alert_id, channel, status, severity, told_at)
     select distinct on (written.notification_id, content.alert_id)
-      written.notification_id, content.alert_id, content.channel, content.status, p_now
+      written.notification_id, content.alert_id, content.channel, content.status, content.severity, p_now
     from content
     join written on written.channel = content.channel and written.group_id is not distinct from content.bundle_id
+    -- Of thousands that go on unchanged a message says no more than how many there are.
+    where content.is_changed or content.place <= c_listed or content.bundle_id is null
     returning 1
   )
   select count(*) into v_told from written;
@@ -11197,7 +11265,7 @@ begin
     where job = 'deliver-notifications' and (
       (state = 'queued' and queued_at between p_now - interval '10 seconds' and p_now)
       -- One that fails is not called again at once, over and over.
-      or (state in ('failed', 'lost') and finished_at between p_now - interval '30 seconds' and p_now))
+      or (state = 'failed' and finished_at between p_now - interval '30 seconds' and p_now))
   ) into v_is_called;
   if not v_is_called then
     perform monitor.invoke_function('deliver-notifications', p_now, 'chain');
@@ -11416,6 +11484,7 @@ CREATE OR REPLACE FUNCTION monitor.write_heartbeats(p_now timestamp with time zo
  SET search_path TO ''
 AS $function$
 declare
+  c_canary constant interval := interval '26 hours'; -- a day until the next one, and two hours for it to arrive
   v_settings  monitor.settings;
   v_state     monitor.alerting_state;
   v_reason    text;
@@ -11433,9 +11502,9 @@ begin
     -- What was to be said of an earlier beat would be taken for this one.
     update monitor.notifications as stale
     set state = 'discarded', lease_token = null, lease_until = null, last_error = 'too late'
-    where stale.state = 'pending' and stale.payload ->> 'type' = 'heartbeat' and stale.created_at < p_now;
+    where stale.state = 'pending' and stale.payload_type = 'heartbeat' and stale.created_at < p_now;
     delete from monitor.notifications
-    where payload ->> 'type' = 'heartbeat' and created_at < p_now - interval '1 day' and state <> 'pending';
+    where payload_type = 'heartbeat' and created_at < p_now - interval '1 day' and state <> 'pending';
     return;
   end if;
   v_reason := case
@@ -11443,13 +11512,15 @@ begin
       > p_now - make_interval(secs => (select stale_after_seconds from monitor.job_schedules where job = 'collect-metrics')), false)
       then 'no fresh metrics'
     when not v_settings.notifications_enabled then 'sending is switched off'
-    when v_settings.canary_channel is not null and exists (
-        select from monitor.system_alerts where name = 'PgvigilCanary' and fired_at between p_now - interval '26 hours' and p_now - interval '15 minutes')
+    when v_settings.canary_channel is not null and (
+        v_state.canary_since < p_now - c_canary
+        or exists (
+          select from monitor.system_alerts where name = 'PgvigilCanary' and fired_at between p_now - c_canary and p_now - interval '15 minutes'))
       and not exists (
         select from monitor.system_alerts as alert
         join monitor.notification_alerts as told using (alert_id)
         join monitor.notifications as notification using (notification_id)
-        where alert.name = 'PgvigilCanary' and alert.fired_at > p_now - interval '26 hours'
+        where alert.name = 'PgvigilCanary' and alert.fired_at > p_now - c_canary
           and notification.state in ('sent', 'delivered'))
       then 'the canary did not arrive' end;
   perform monitor.enqueue_notification(begun.channel, jsonb_build_object(
@@ -11801,6 +11872,6 @@ comment on function monitor.write_up_incident(bigint,text,text,text,date,timesta
 
 -- pg_cron: detect-anomalies-every-5-minutes      */5 * * * *   select monitor.invoke_function('detect-anomalies')
 
--- pg_cron: evaluate-alerts-every-minute          * * * * *     select monitor.invoke_function('evaluate-alerts', now() - interval '1 minute')
+-- pg_cron: evaluate-alerts-every-minute          * * * * *     select monitor.invoke_function('evaluate-alerts', now() - interval '1 minute', p_queued_at => now())
 
 -- pg_cron: watch-jobs-every-minute               * * * * *     select monitor.watch_jobs()

@@ -287,7 +287,10 @@ begin
         perform monitor.hold_days(case when v_is_whole
           then array(select v_week.first_day + n from generate_series(0, 6) as n) else v_week.days end, true);
         -- While that was waited for, another one may have dropped it, or late samples have come.
-        continue when not exists (select from monitor.sample_days where day = any (v_week.days) and state = 'chunks');
+        if not exists (select from monitor.sample_days where day = any (v_week.days) and state = 'chunks') then
+          v_excess := coalesce(monitor.monitor_bytes() - p_keep_megabytes * 1000000::bigint, 0); -- less, by what he freed
+          continue;
+        end if;
         if exists (
           select from monitor.late_samples
           where recorded_at >= monitor.utc_midnight(v_week.first_day) and recorded_at < monitor.utc_midnight(v_week.first_day + 7)

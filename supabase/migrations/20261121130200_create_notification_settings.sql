@@ -110,6 +110,7 @@ create table monitor.notification_channels (
   kind                  text        not null,
   config                jsonb       not null default '{}',
   enabled               boolean     not null default true,
+  secret_set_at         timestamptz,
   created_at            timestamptz not null default now(),
   last_sent_at          timestamptz,
   consecutive_failures  integer     not null default 0,
@@ -129,6 +130,7 @@ comment on table monitor.notification_channels is
   'A way to tell somebody. What of it is secret is in Vault, under the name pgvigil_channel_<channel>.';
 comment on column monitor.notification_channels.config is
   'email: {to: [addresses]}. webhook: {url}. pagerduty, slack, heartbeat: nothing. All but heartbeat: send_resolved, true by default.';
+comment on column monitor.notification_channels.secret_set_at is 'When its secret was last set; null: never.';
 comment on column monitor.notification_channels.consecutive_failures is 'Attempts that failed since the last that did not.';
 comment on column monitor.notification_channels.failing_since is
   'Since when it does not deliver: a message was given up, three attempts in a row failed, or an address bounces.';
@@ -145,7 +147,7 @@ grant select on monitor.notification_channels to authenticated;
 grant select, insert, update, delete on monitor.notification_channels to service_role;
 
 create trigger notification_channels_record_change
-  after insert or delete or update of channel, kind, config, enabled on monitor.notification_channels
+  after insert or delete or update of channel, kind, config, enabled, secret_set_at on monitor.notification_channels
   for each row execute function monitor.record_change();
 
 create function monitor.channel_secret(p_channel text)
@@ -187,7 +189,9 @@ as $$
       end
     when 'webhook' then case
       when coalesce(p_config ->> 'url', '') !~ '^https?://[^[:space:]/@]+(/[^[:space:]]*)?$' then 'its url is none of the form https://host/path'
-      when p_secret is not null and p_secret !~ '^whsec_[A-Za-z0-9+/=]{16,}$' then 'its signing secret is none of the form whsec_…'
+      when p_secret !~ '^whsec_([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$'
+        then 'its signing secret is none of the form whsec_ and base64'
+      when octet_length(decode(substr(p_secret, 7), 'base64')) not between 24 and 64 then 'its signing secret is not of 24 to 64 bytes'
       end
     when 'slack' then case
       when p_secret is null then 'Vault has no secret of it: the address of its incoming webhook'
@@ -234,10 +238,11 @@ begin
             hint = 'email: {"to": ["ops@example.com"]}. webhook: {"url": "https://…"}, and a secret whsec_… if it should be signed. '
               'slack, pagerduty, heartbeat: the address or key as secret.';
   end if;
-  insert into monitor.notification_channels as known (channel, kind, config, enabled)
-  values (p_channel, p_kind, p_config, p_enabled)
+  insert into monitor.notification_channels as known (channel, kind, config, enabled, secret_set_at)
+  values (p_channel, p_kind, p_config, p_enabled, case when p_secret is not null then now() end)
   on conflict (channel) do update
-  set kind = excluded.kind, config = excluded.config, enabled = excluded.enabled, consecutive_failures = 0, failing_since = null,
+  set kind = excluded.kind, config = excluded.config, enabled = excluded.enabled,
+      secret_set_at = coalesce(excluded.secret_set_at, known.secret_set_at), consecutive_failures = 0, failing_since = null,
       last_error = null, undeliverable = '{}';
   if p_secret is not null then
     select id into v_secret_id from vault.secrets where name = 'pgvigil_channel_' || p_channel;
@@ -267,6 +272,10 @@ begin
   perform from monitor.alerting_state for update; -- before all else, as whoever evaluates and tells
   select string_agg(name, ', ' order by position, name) into v_routes
   from monitor.notification_routes where p_channel = any (channels);
+  if p_channel = (select canary_channel from monitor.settings) then
+    raise exception 'channel % is that of the canary', p_channel
+      using errcode = 'dependent_objects_still_exist', hint = 'Set canary_channel in monitor.settings to another, or to null, first.';
+  end if;
   if v_routes is not null then
     raise exception 'channel % is used by the routes %', p_channel, v_routes
       using errcode = 'dependent_objects_still_exist',
@@ -284,7 +293,7 @@ $$;
 
 comment on function monitor.delete_channel(text) is
   'Deletes a channel and its secret. What was still to be sent by it is discarded, and says so. Errors: 42501 for a user who is no '
-  'admin, 2BP01 while a route uses it, P0002 for an unknown one.';
+  'admin, 2BP01 while a route or the canary uses it, P0002 for an unknown one.';
 
 create table monitor.notification_routes (
   route_id                 bigint            generated always as identity,

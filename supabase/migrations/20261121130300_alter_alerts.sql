@@ -71,6 +71,7 @@ create table monitor.alerting_state (
   mail_slot_at      timestamptz,
   heartbeat_at      timestamptz,
   canary_on         date,
+  canary_since      timestamptz,
 
   constraint alerting_state_pkey primary key (is_only_row),
   constraint alerting_state_is_only_row check (is_only_row)
@@ -84,6 +85,7 @@ comment on column monitor.alerting_state.gap_ended_at is 'The minute of the eval
 comment on column monitor.alerting_state.mail_slot_at is 'When the last mail that was given out may be sent: the next one comes after it.';
 comment on column monitor.alerting_state.heartbeat_at is 'When the last sign of life was written.';
 comment on column monitor.alerting_state.canary_on is 'The day of the last canary, in the time zone of settings.';
+comment on column monitor.alerting_state.canary_since is 'Since when evaluations have found that a canary is wanted; null: none is.';
 
 alter table monitor.alerting_state enable row level security;
 

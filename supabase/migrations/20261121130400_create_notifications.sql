@@ -2,7 +2,7 @@
 -- Locks:    none on existing tables but for foreign keys to system_alerts.
 -- Undo:     drop function monitor.requeue_notifications(text, timestamptz), monitor.record_mail_event(text, text, text, text[], text, timestamptz, timestamptz),
 --           monitor.record_deliveries(jsonb, timestamptz), monitor.lease_notifications(text[], integer, double precision, timestamptz),
---           monitor.next_notification_at(timestamptz), monitor.next_mail_at(timestamptz), monitor.enqueue_notification(text, jsonb, bigint, bigint, boolean, timestamptz);
+--           monitor.next_notification_at(timestamptz), monitor.list_next_notifications(timestamptz), monitor.next_mail_at(timestamptz), monitor.enqueue_notification(text, jsonb, bigint, bigint, boolean, timestamptz);
 --           drop function monitor.apply_mail_event(monitor.mail_events, timestamptz);
 --           drop table monitor.mail_events, monitor.notification_alerts, monitor.notifications, monitor.alert_group_members,
 --           monitor.alert_groups; drop trigger notification_channels_discard_notifications on monitor.notification_channels;
@@ -78,6 +78,7 @@ create table monitor.notifications (
   group_id         bigint,
   incident_id      bigint,
   payload          jsonb       not null,
+  payload_type     text        generated always as (payload ->> 'type') stored,
   is_test          boolean     not null default false,
   state            text        not null default 'pending',
   created_at       timestamptz not null,
@@ -111,12 +112,16 @@ create index notifications_provider_id_idx on monitor.notifications (provider_id
 create index notifications_group_id_idx on monitor.notifications (group_id, channel, notification_id) where group_id is not null;
 create index notifications_incident_id_idx on monitor.notifications (incident_id) where incident_id is not null;
 create index notifications_created_at_idx on monitor.notifications (created_at);
+create index notifications_heartbeats_idx on monitor.notifications (created_at) where payload_type = 'heartbeat';
+comment on index monitor.notifications_heartbeats_idx is 'Signs of life, which come every few minutes and go after a day.';
 
 comment on table monitor.notifications is
   'One message to one channel, written in the transaction of what it tells. Sent at least once, as shared/contract/notifications.ts reads it.';
 comment on column monitor.notifications.channel is 'By name and without a foreign key: what was told stays known when the channel is gone.';
-comment on column monitor.notifications.group_id is 'The group it tells of. No foreign key: groups come and go.';
+comment on column monitor.notifications.group_id is
+  'The group it tells of; null of alerts when it stands for many groups. No foreign key: groups come and go.';
 comment on column monitor.notifications.incident_id is 'The incident it tells of. No foreign key: as above.';
+comment on column monitor.notifications.payload_type is 'alerts, incident or heartbeat; apart from the payload, which may be large.';
 comment on column monitor.notifications.state is
   'pending: to be sent. sent: the provider has it. delivered, bounced, complained: its word since. parked: given up, see last_error. '
   'discarded: its channel was deleted.';
@@ -140,6 +145,7 @@ create table monitor.notification_alerts (
   alert_id         bigint      not null,
   channel          text        not null,
   status           text        not null,
+  severity         text        not null,
   told_at          timestamptz not null,
 
   constraint notification_alerts_pkey primary key (notification_id, alert_id),
@@ -153,8 +159,10 @@ create table monitor.notification_alerts (
 create index notification_alerts_alert_id_idx on monitor.notification_alerts (alert_id, channel, notification_id desc);
 
 comment on table monitor.notification_alerts is
-  'What a message told of an alert: the newest of a channel says what that channel knows, so that nothing is told twice or left open.';
+  'What a message told of an alert: the newest of a channel says what that channel knows, so that nothing is told twice or left open. '
+  'What a message only counts, as told before and unchanged, is not here again.';
 comment on column monitor.notification_alerts.channel is 'That of the message.';
+comment on column monitor.notification_alerts.severity is 'As it was told: one that is worse by now is told again.';
 
 alter table monitor.notification_alerts enable row level security;
 
@@ -256,6 +264,54 @@ $$;
 comment on function monitor.next_mail_at(timestamptz) is
   'When the next mail may be sent by mails_per_second, whoever sends it; it may be past. Null: at once.';
 
+create function monitor.list_next_notifications(p_now timestamptz)
+returns table (
+  notification_id bigint, channel text, kind text, config jsonb, is_failing boolean, next_attempt_at timestamptz, due_at timestamptz
+)
+language sql
+stable
+security invoker
+set search_path = ''
+as $$
+  select notification_id, channel, kind, config, is_failing, next_attempt_at, greatest(
+    -- What lies far ahead was written by a clock that stood wrong.
+    case when next_attempt_at > p_now + interval '1 day' then p_now else next_attempt_at end,
+    case when lease_until > p_now + interval '20 minutes' then p_now else lease_until end)
+  from (
+    select
+      notification.notification_id, notification.channel, channel.kind, channel.config, channel.consecutive_failures >= 3 as is_failing,
+      notification.next_attempt_at, notification.lease_until,
+      kind_of.is_of_groups, kind_of.is_of_many, num_nulls(notification.group_id, notification.incident_id) = 2 as is_single,
+      row_number() over (
+        partition by notification.channel, notification.group_id, notification.incident_id
+        order by notification.notification_id) as place,
+      count(*) filter (where kind_of.is_of_groups) over before as groups_before,
+      count(*) filter (where kind_of.is_of_many) over before as many_before
+    from monitor.notifications as notification
+    join monitor.notification_channels as channel using (channel)
+    cross join lateral (
+      select
+        notification.payload_type = 'alerts' and not notification.is_test as is_of_groups,
+        notification.payload_type = 'alerts' and not notification.is_test and notification.group_id is null as is_of_many
+    ) as kind_of
+    where notification.state = 'pending' and channel.enabled
+    window before as (
+      partition by notification.channel
+      order by notification.notification_id
+      rows between unbounded preceding and 1 preceding)
+  ) as pending
+  -- What is told of one group or incident comes in order: what is over must not be said before that it began. What stands for many
+  -- groups comes after all that was told of any, and before all that is.
+  where case
+    when is_of_many then groups_before = 0
+    when is_of_groups then place = 1 and many_before = 0
+    else place = 1 or is_single end;
+$$;
+
+comment on function monitor.list_next_notifications(timestamptz) is
+  'The pending messages of channels that are switched on whose turn it is, as nothing before them has to be sent first, each with when it '
+  'may be given out.';
+
 create function monitor.next_notification_at(p_now timestamptz default now())
 returns timestamptz
 language sql
@@ -266,18 +322,9 @@ as $$
   select case when notifications_enabled and jobs_enabled then least(
     (
       -- As lease_notifications gives them out, or whoever is called for what it does not give out is called again and again.
-      select min(greatest(next_attempt_at, lease_until, case when kind = 'email'
-        then (select monitor.next_mail_at(p_now)) - interval '5 seconds' end))
-      from (
-        select notification.next_attempt_at, notification.lease_until, channel.kind,
-          num_nulls(notification.group_id, notification.incident_id) = 2 or row_number() over (
-            partition by notification.channel, notification.group_id, notification.incident_id
-            order by notification.notification_id) = 1 as is_first
-        from monitor.notifications as notification
-        join monitor.notification_channels as channel using (channel)
-        where notification.state = 'pending' and channel.enabled
-      ) as pending
-      where is_first
+      select min(greatest(due_at, case when kind = 'email' then mail.next_at - interval '5 seconds' end))
+      from monitor.list_next_notifications(p_now)
+      cross join (select monitor.next_mail_at(p_now) as next_at) as mail
     ),
     (select min(next_flush_at) from monitor.alert_groups where last_flushed_at is null)) end
   from monitor.settings;
@@ -315,23 +362,10 @@ begin
   perform from monitor.alerting_state for update;
   v_mail_at := greatest(monitor.next_mail_at(p_now), p_now);
 
-  with pending as (
-    select notification.notification_id, notification.channel, notification.next_attempt_at, notification.lease_until,
-      channel.kind, channel.config, channel.consecutive_failures >= 3 as is_failing,
-      -- What is told of one group or incident comes in order: what is over must not be said before that it began.
-      num_nulls(notification.group_id, notification.incident_id) = 2 or row_number() over (
-        partition by notification.channel, notification.group_id, notification.incident_id
-        order by notification.notification_id) = 1 as is_first
-    from monitor.notifications as notification
-    join monitor.notification_channels as channel using (channel)
-    where v_enabled and notification.state = 'pending' and channel.enabled and channel.kind = any (p_kinds)
-  ), due as (
-    select pending.*, row_number() over (partition by channel order by next_attempt_at, notification_id) as in_channel
-    from pending
-    where is_first
-      -- What lies far ahead was written by a clock that stood wrong.
-      and (next_attempt_at <= p_now or next_attempt_at > p_now + interval '1 day')
-      and (lease_until is null or lease_until <= p_now or lease_until > p_now + interval '20 minutes')
+  with due as (
+    select next.*, row_number() over (partition by channel order by next_attempt_at, notification_id) as in_channel
+    from monitor.list_next_notifications(p_now) as next
+    where v_enabled and kind = any (p_kinds) and due_at <= p_now
   ), ready as (
     select due.*, row_number() over (partition by kind order by is_failing, next_attempt_at, notification_id) as in_kind
     from due
@@ -349,6 +383,7 @@ begin
     where notification.notification_id in (select notification_id from chosen)
       -- Asked again of the row as it is once it is locked: somebody may have recorded just now what came of it.
       and notification.state = 'pending'
+      and (notification.next_attempt_at <= p_now or notification.next_attempt_at > p_now + interval '1 day')
       and (notification.lease_until is null or notification.lease_until <= p_now
         or notification.lease_until > p_now + interval '20 minutes')
     for update of notification skip locked
@@ -643,6 +678,7 @@ revoke all on all functions in schema monitor from public;
 grant execute on function
   monitor.enqueue_notification(text, jsonb, bigint, bigint, boolean, timestamptz),
   monitor.next_mail_at(timestamptz),
+  monitor.list_next_notifications(timestamptz),
   monitor.next_notification_at(timestamptz),
   monitor.lease_notifications(text[], integer, double precision, timestamptz),
   monitor.apply_mail_event(monitor.mail_events, timestamptz),

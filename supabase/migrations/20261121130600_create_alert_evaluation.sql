@@ -338,6 +338,10 @@ begin
   from monitor.settings
   where exists (select from monitor.system_alerts where name = 'PgvigilCanary' and state = 'firing')
     and canary_on is distinct from (p_now at time zone settings.time_zone)::date;
+  update monitor.alerting_state
+  set canary_since = case when settings.canary_channel is not null then p_now end
+  from monitor.settings
+  where (canary_since is null or canary_since > p_now) = (settings.canary_channel is not null);
   return v_counts;
 end;
 $$;
@@ -629,11 +633,15 @@ begin
     join monitor.system_alerts as alert using (alert_id)
     left join mute using (alert_id)
   ), known as materialized (
-    select distinct on (told.alert_id, told.channel) told.alert_id, told.channel, told.status, told.told_at, notification.group_id
+    -- PagerDuty has an incident for each group: what it knows of an alert in another is nothing here.
+    select distinct on (told.alert_id, told.channel, own.group_id)
+      told.alert_id, told.channel, told.status, told.severity, told.told_at, notification.group_id, own.group_id as own_group_id
     from monitor.notification_alerts as told
     join monitor.notifications as notification using (notification_id)
+    left join monitor.notification_channels as channel on channel.channel = told.channel
+    cross join lateral (select case when channel.kind = 'pagerduty' then notification.group_id end as group_id) as own
     where told.alert_id in (select alert_id from member) and notification.state <> 'discarded'
-    order by told.alert_id, told.channel, told.notification_id desc
+    order by told.alert_id, told.channel, own.group_id, told.notification_id desc
   ), target as (
     -- Where the start was told, the end is told too, whatever the routes say by now.
     select due.group_id, channel.channel, channel.kind, (channel.config -> 'send_resolved') is distinct from 'false'::jsonb as tells_end,
@@ -643,22 +651,27 @@ begin
       (channel.enabled and channel.channel = any (due.channels))
       or exists (
         select from member join known using (alert_id)
-        where member.group_id = due.group_id and member.state = 'resolved' and known.channel = channel.channel and known.status = 'firing'))
+        where member.group_id = due.group_id and member.state = 'resolved' and known.channel = channel.channel and known.status = 'firing'
+          and (known.own_group_id is null or known.own_group_id = due.group_id)))
   ), item as materialized (
     select target.group_id, target.channel, target.kind, member.alert_id, member.severity, member.fired_at,
       case when member.state = 'firing' then 'firing' else 'resolved' end as status,
       member.state = 'resolved' as is_over,
-      member.state = 'firing' and member.acknowledged_at is null
+      member.state = 'firing' and member.acknowledged_at is null and not member.is_muted
         and (known.status is distinct from 'firing' or member.live_again_at > known.told_at
+          or array_position('{info,warning,critical}', member.severity) > array_position('{info,warning,critical}', known.severity)
           -- Its end was not told, as the channel wants it: this is another start.
           or (not target.tells_end and member.fired_at > known.told_at)) as is_news,
-      member.state = 'firing' and member.acknowledged_at is null as is_unacknowledged,
+      member.state = 'firing' and member.acknowledged_at is null and not member.is_muted as is_unacknowledged,
       known.told_at
     from target
     join member using (group_id)
     left join known on known.alert_id = member.alert_id and known.channel = target.channel
+      and (known.own_group_id is null or known.own_group_id = target.group_id)
     where case member.state
-      when 'firing' then target.is_routed and not member.only_end and not member.is_muted and member.mode = 'live'
+      when 'firing' then target.is_routed and not member.only_end and member.mode = 'live'
+        -- What PagerDuty knows keeps its incident open, told or not.
+        and (not member.is_muted or (target.kind = 'pagerduty' and known.status = 'firing'))
       when 'resolved' then known.status = 'firing' and target.tells_end and (member.name <> 'PgvigilCanary' or target.kind = 'pagerduty')
         -- Its end belongs to the group that told its start, as long as it is in there.
         and (known.group_id = member.group_id or not exists (
@@ -667,6 +680,11 @@ begin
             select min(any_group.group_id) from monitor.alert_group_members as any_group where any_group.alert_id = member.alert_id))
             and other.group_id <> member.group_id))
       else false end
+  ), told_before as (
+    select channel, count(*) as messages
+    from monitor.notifications
+    where created_at = p_now and payload_type = 'alerts' and not is_test
+    group by channel
   ), summed as (
     select item.group_id, item.channel, item.kind, due.repeat_seconds, due.route, due.group_key, due.labels,
       count(*) filter (where status = 'firing') as firing_count,
@@ -674,7 +692,8 @@ begin
       bool_or(is_news) as has_news,
       bool_or(is_unacknowledged) as has_unacknowledged,
       max(array_position('{info,warning,critical}', severity)) filter (where status = 'firing') as worst,
-      max(told_at) as last_told_at
+      -- What lies ahead was told by a clock that stood wrong.
+      max(told_at) filter (where told_at <= p_now + interval '10 minutes') as last_told_at
     from item
     join due using (group_id)
     group by item.group_id, item.channel, item.kind, due.repeat_seconds, due.route, due.group_key, due.labels
@@ -687,14 +706,15 @@ begin
         else 'repeated' end as because,
       -- People cannot read, nor a provider of mail take, hundreds of messages at once: beyond some they become one.
       case when kind in ('email', 'slack') and row_number() over (
-          partition by channel order by firing_count > 0 desc, worst desc nulls last, group_id) > c_messages
+          partition by channel order by firing_count > 0 desc, worst desc nulls last, group_id)
+          > c_messages - coalesce((select messages from told_before where told_before.channel = summed.channel), 0)
         then null else group_id end as bundle_id
     from summed
     where has_news or resolved_count > 0
-      or (has_unacknowledged and (last_told_at is null or last_told_at <= p_now - make_interval(secs => repeat_seconds)
-        or last_told_at > p_now + interval '10 minutes')) -- by a clock that stood wrong
+      or (has_unacknowledged and coalesce(last_told_at <= p_now - make_interval(secs => repeat_seconds), true))
   ), content as materialized (
-    select sending.bundle_id, sending.channel, sending.group_id, item.alert_id, item.status, item.told_at,
+    select sending.bundle_id, sending.channel, sending.group_id, item.alert_id, item.status, item.severity, item.told_at,
+      item.is_news or item.is_over as is_changed,
       count(*) over (partition by sending.channel, sending.bundle_id) as alerts,
       row_number() over (
         partition by sending.channel, sending.bundle_id
@@ -777,11 +797,13 @@ begin
     left join common on common.channel = bundle.channel and common.bundle_id is not distinct from bundle.bundle_id
     returning notification_id, channel, group_id
   ), linked as (
-    insert into monitor.notification_alerts (notification_id, alert_id, channel, status, told_at)
+    insert into monitor.notification_alerts (notification_id, alert_id, channel, status, severity, told_at)
     select distinct on (written.notification_id, content.alert_id)
-      written.notification_id, content.alert_id, content.channel, content.status, p_now
+      written.notification_id, content.alert_id, content.channel, content.status, content.severity, p_now
     from content
     join written on written.channel = content.channel and written.group_id is not distinct from content.bundle_id
+    -- Of thousands that go on unchanged a message says no more than how many there are.
+    where content.is_changed or content.place <= c_listed or content.bundle_id is null
     returning 1
   )
   select count(*) into v_told from written;
@@ -837,10 +859,9 @@ begin
       where channel.enabled and channel.kind <> 'heartbeat' and channel.channel = any (coalesce(alert_group.channels, route.channels)))
     group by membership.alert_id
   ), telling as materialized (
-    select told.alert_id, max(told.told_at) as told_at,
-      string_agg(told.channel || ' (message ' || told.notification_id || ')', ', ' order by told.channel) as channels
+    select told.alert_id, string_agg(told.channel, ', ' order by told.channel) as channels
     from (
-      select distinct on (notified.alert_id, notified.channel) notified.alert_id, notified.channel, notified.notification_id, notified.told_at, notified.status
+      select distinct on (notified.alert_id, notified.channel) notified.alert_id, notified.channel, notified.status
       from monitor.notification_alerts as notified
       join monitor.notifications as notification on notification.notification_id = notified.notification_id and notification.state <> 'discarded'
       join monitor.system_alerts as alert on alert.alert_id = notified.alert_id and alert.resolved_at is null
@@ -949,6 +970,7 @@ security invoker
 set search_path = ''
 as $$
 declare
+  c_canary constant interval := interval '26 hours'; -- a day until the next one, and two hours for it to arrive
   v_settings  monitor.settings;
   v_state     monitor.alerting_state;
   v_reason    text;
@@ -966,9 +988,9 @@ begin
     -- What was to be said of an earlier beat would be taken for this one.
     update monitor.notifications as stale
     set state = 'discarded', lease_token = null, lease_until = null, last_error = 'too late'
-    where stale.state = 'pending' and stale.payload ->> 'type' = 'heartbeat' and stale.created_at < p_now;
+    where stale.state = 'pending' and stale.payload_type = 'heartbeat' and stale.created_at < p_now;
     delete from monitor.notifications
-    where payload ->> 'type' = 'heartbeat' and created_at < p_now - interval '1 day' and state <> 'pending';
+    where payload_type = 'heartbeat' and created_at < p_now - interval '1 day' and state <> 'pending';
     return;
   end if;
   v_reason := case
@@ -976,13 +998,15 @@ begin
       > p_now - make_interval(secs => (select stale_after_seconds from monitor.job_schedules where job = 'collect-metrics')), false)
       then 'no fresh metrics'
     when not v_settings.notifications_enabled then 'sending is switched off'
-    when v_settings.canary_channel is not null and exists (
-        select from monitor.system_alerts where name = 'PgvigilCanary' and fired_at between p_now - interval '26 hours' and p_now - interval '15 minutes')
+    when v_settings.canary_channel is not null and (
+        v_state.canary_since < p_now - c_canary
+        or exists (
+          select from monitor.system_alerts where name = 'PgvigilCanary' and fired_at between p_now - c_canary and p_now - interval '15 minutes'))
       and not exists (
         select from monitor.system_alerts as alert
         join monitor.notification_alerts as told using (alert_id)
         join monitor.notifications as notification using (notification_id)
-        where alert.name = 'PgvigilCanary' and alert.fired_at > p_now - interval '26 hours'
+        where alert.name = 'PgvigilCanary' and alert.fired_at > p_now - c_canary
           and notification.state in ('sent', 'delivered'))
       then 'the canary did not arrive' end;
   perform monitor.enqueue_notification(begun.channel, jsonb_build_object(

@@ -38,7 +38,7 @@ as $$
   select case
     when not p_is_function then format('select monitor.%I()', replace(p_job, '-', '_'))
     when exists (select from monitor.job_schedules where job = p_job and follows is not null and not is_on_demand and schedule = '* * * * *')
-      then format('select monitor.invoke_function(%L, now() - interval ''1 minute'')', p_job)
+      then format('select monitor.invoke_function(%L, now() - interval ''1 minute'', p_queued_at => now())', p_job)
     else format('select monitor.invoke_function(%L)', p_job) end;
 $$;
 
@@ -162,7 +162,7 @@ begin
     where job = 'deliver-notifications' and (
       (state = 'queued' and queued_at between p_now - interval '10 seconds' and p_now)
       -- One that fails is not called again at once, over and over.
-      or (state in ('failed', 'lost') and finished_at between p_now - interval '30 seconds' and p_now))
+      or (state = 'failed' and finished_at between p_now - interval '30 seconds' and p_now))
   ) into v_is_called;
   if not v_is_called then
     perform monitor.invoke_function('deliver-notifications', p_now, 'chain');

@@ -126,9 +126,13 @@ as $$
           ) as failing
           where failing.reason is not null),
         'canary', case when settings.canary_channel is not null then (
-          select jsonb_build_object('fired_at', canary.fired_at, 'arrived_at', canary.arrived_at)
+          select jsonb_build_object(
+            'wanted_since', (select canary_since from monitor.alerting_state),
+            'fired_at', canary.fired_at,
+            'arrived_at', canary.arrived_at)
           from (
-            select max(alert.fired_at) as fired_at, max(alert.fired_at) filter (where notification.sent_at is not null) as arrived_at
+            select max(alert.fired_at) as fired_at,
+              max(alert.fired_at) filter (where notification.state in ('sent', 'delivered')) as arrived_at
             from monitor.system_alerts as alert
             left join monitor.notification_alerts as told on told.alert_id = alert.alert_id
             left join monitor.notifications as notification using (notification_id)
@@ -374,9 +378,11 @@ as $$
     from monitor.system_alerts as alert
     join monitor.notification_alerts as told using (alert_id)
     cross join lateral (
-      select coalesce(delivered_at, sent_at) as arrived_at from monitor.notifications where notification_id = told.notification_id
+      select coalesce(delivered_at, sent_at) as arrived_at
+      from monitor.notifications
+      where notification_id = told.notification_id and state in ('sent', 'delivered')
     ) as notification
-    where alert.name = 'PgvigilCanary' and notification.arrived_at is not null
+    where alert.name = 'PgvigilCanary'
     order by alert.fired_at desc
     limit 1
   )

@@ -11,6 +11,7 @@ import {
   record,
   REFUSED,
   setChannel,
+  setSettings,
 } from "./notifications.ts";
 import { iso, NOON } from "./seeds.ts";
 
@@ -39,7 +40,8 @@ describe("monitor.refuse_channel()", () => {
       ["email", { to: ["ops@example.com"], send_resolved: false }, "whatever"],
       ["webhook", { url: "https://hooks.example.com" }, null],
       ["webhook", { url: "https://hooks.example.com:8443/a?b=c#d@e" }, WEBHOOK_SECRET],
-      ["webhook", { url: "http://127.0.0.1:9000/" }, `whsec_${"A".repeat(16)}`],
+      ["webhook", { url: "http://127.0.0.1:9000/" }, `whsec_${"A".repeat(32)}`],
+      ["webhook", { url: "http://127.0.0.1:9000/" }, `whsec_${"A".repeat(86)}==`], // 64 bytes
       ["slack", {}, SLACK],
       ["pagerduty", {}, ROUTING_KEY],
       ["heartbeat", {}, PING],
@@ -83,9 +85,11 @@ describe("monitor.refuse_channel()", () => {
       [
         "webhook",
         { url: "https://h.test" },
-        `whsec_${"s".repeat(15)}`,
-        "its signing secret is none",
+        `whsec_${"s".repeat(28)}`,
+        "its signing secret is not of 24",
       ],
+      ...[`${"A".repeat(33)}`, `${"A".repeat(31)}=`, `${"A".repeat(88)}`, `${"A".repeat(92)}`, "="]
+        .map((key) => ["webhook", { url: "https://h.test" }, `whsec_${key}`, "its signing secret"]),
       ["webhook", { url: "https://h.test" }, `${WEBHOOK_SECRET}\n`, "its signing secret is none"],
       ["slack", {}, null, "Vault has no secret of it: the address of its incoming webhook"],
       ["slack", {}, "", "its secret is no address"],
@@ -180,7 +184,8 @@ describe("monitor.save_channel()", () => {
     const { rows } = await query("select * from monitor.notification_channels");
     expect(rows).toEqual([{
       ...{ channel: "chat", kind: "slack", config: {}, enabled: true },
-      ...{ created_at: expect.any(Date), last_sent_at: null, consecutive_failures: 0 },
+      ...{ created_at: expect.any(Date), secret_set_at: expect.any(Date) },
+      ...{ last_sent_at: null, consecutive_failures: 0 },
       ...{ failing_since: null, last_error: null, undeliverable: {} },
     }]);
 
@@ -223,7 +228,8 @@ describe("monitor.save_channel()", () => {
     const { rows } = await query("select * from monitor.notification_channels");
     expect(rows).toEqual([{
       ...{ channel: "chat", kind: "slack", config: { send_resolved: false }, enabled: false },
-      ...{ created_at: expect.any(Date), last_sent_at: new Date(NOON), consecutive_failures: 0 },
+      ...{ created_at: expect.any(Date), secret_set_at: expect.any(Date) },
+      ...{ last_sent_at: new Date(NOON), consecutive_failures: 0 },
       ...{ failing_since: null, last_error: null, undeliverable: {} },
     }]);
     await save(query, { p_secret: `${SLACK}2` });
@@ -290,5 +296,15 @@ describe("monitor.delete_channel()", () => {
     await query("select monitor.delete_route('night')");
     await remove(query, "ops");
     await expect(remove(query, "ops")).rejects.toMatchObject({ code: "P0002" });
+  });
+
+  it("refuses that of the canary", async ({ query }) => {
+    await addChannel(query, "ops");
+    await setSettings(query, "canary_channel", "ops");
+    await expect(remove(query, "ops")).rejects.toMatchObject({
+      ...{ code: "2BP01", message: "channel ops is that of the canary" },
+    });
+    await setSettings(query, "canary_channel", null);
+    await remove(query, "ops");
   });
 });

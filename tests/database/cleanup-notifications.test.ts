@@ -37,8 +37,8 @@ const addSilence = async (query: Query, age: number): Promise<number> => {
 
 const tell = (query: Query, message: number, alert: number) =>
   query(
-    `insert into monitor.notification_alerts (notification_id, alert_id, channel, status, told_at)
-     values ($1, $2, 'ops', 'firing', $3)`,
+    `insert into monitor.notification_alerts (notification_id, alert_id, channel, status, severity, told_at)
+     values ($1, $2, 'ops', 'firing', 'info', $3)`,
     [message, alert, iso(NOON)],
   );
 

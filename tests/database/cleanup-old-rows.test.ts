@@ -165,8 +165,8 @@ describe("what belongs together", () => {
   it("an alert goes with its groups, its decisions and what was told of it, and leaves the message", async ({ query }) => {
     const [alert, message] = [await addAlert(query, 100 * DAY), await addParked(query, DAY)];
     await query(
-      `insert into monitor.notification_alerts (notification_id, alert_id, channel, status, told_at)
-       values ($2, $1, 'ops', 'firing', $3)`,
+      `insert into monitor.notification_alerts (notification_id, alert_id, channel, status, severity, told_at)
+       values ($2, $1, 'ops', 'firing', 'info', $3)`,
       [alert, message, iso(NOON)],
     );
     await query(

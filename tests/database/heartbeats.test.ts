@@ -1,7 +1,7 @@
 import { describe, expect } from "vitest";
 import { addRule, advance, setFiring, setUpRoute, setUpRule } from "./alerting.ts";
 import { it, type Query, rpc } from "./database.ts";
-import { addMetric, addSeries, iso, MINUTE, NOON, openDays, SECOND } from "./seeds.ts";
+import { addMetric, addSeries, HOUR, iso, MINUTE, NOON, openDays, SECOND } from "./seeds.ts";
 
 /** A heartbeat channel, and metrics as fresh as `sampledAt`. */
 async function setUp(query: Query, sampledAt = NOON) {
@@ -103,6 +103,41 @@ describe("monitor.write_heartbeats()", () => {
       expect((await readSignals(query)).at(-1)).toBe(signal);
     },
   );
+
+  it.for([
+    { after: 26 * HOUR, signal: "success" },
+    { after: 26 * HOUR + SECOND, signal: "fail: the canary did not arrive" },
+  ])(
+    "$after ms after a canary is wanted, with none ever, says $signal",
+    async ({ after, signal }, { query, asOwner }) => {
+      const at = NOON + after;
+      await setUp(query, NOON);
+      await query("update monitor.metric_series set last_sample_at = $1", [iso(at)]);
+      await asOwner("update monitor.settings set canary_channel = 'ops'");
+      await advance(query);
+      await advance(query, at - MINUTE);
+      await arrive(query, at - MINUTE);
+      await advance(query, at);
+      expect((await readSignals(query)).at(-1)).toBe(signal);
+    },
+  );
+
+  it("does not miss a canary that is wanted no more, nor at once one that is wanted again", async ({ query, asOwner }) => {
+    await setUp(query);
+    await query("update monitor.metric_series set last_sample_at = $1", [iso(NOON + 40 * HOUR)]);
+    const beat = async (at: number) => {
+      await advance(query, at);
+      await arrive(query, at);
+      await advance(query, at + MINUTE);
+      return (await readSignals(query)).at(-1);
+    };
+    await asOwner("update monitor.settings set canary_channel = 'ops'");
+    await advance(query);
+    await asOwner("update monitor.settings set canary_channel = null");
+    expect(await beat(NOON + 30 * HOUR)).toBe("success");
+    await asOwner("update monitor.settings set canary_channel = 'ops'");
+    expect(await beat(NOON + 31 * HOUR)).toBe("success");
+  });
 
   it("is written for no other kind of channel, and forgotten after a day", async ({ query }) => {
     await setUp(query);

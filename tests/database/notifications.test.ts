@@ -10,6 +10,7 @@ import { it, type Query, queryOf, waitUntilBlocking } from "./database.ts";
 import { addChannel, call } from "./incidents.ts";
 import {
   addMessages,
+  ALERTS,
   COUNTS,
   enqueue,
   HEARTBEAT,
@@ -43,7 +44,7 @@ describe("monitor.enqueue_notification()", () => {
     );
     expect(row).toEqual({
       ...{ notification_id: String(id), channel: "ops", group_id: "7", incident_id: null },
-      ...{ payload: HEARTBEAT, is_test: true, state: "pending" },
+      ...{ payload: HEARTBEAT, payload_type: "heartbeat", is_test: true, state: "pending" },
       ...{ created_at: new Date(NOON), next_attempt_at: new Date(NOON), attempt_count: 0 },
       ...{ lease_token: null, lease_until: null, may_be_repeated: false },
       ...{ idempotency_key: expect.stringMatching(/^[0-9a-f-]{36}$/), provider_id: null },
@@ -230,9 +231,9 @@ describe("monitor.lease_notifications()", () => {
     expect(idsOf(await lease(otherQuery, later))).toEqual([ids[1]]);
   });
 
-  it.for([SENT, REFUSED])(
+  it.for([[SENT, "sent"], [REFUSED, "parked"], [RETRY, "pending"]] as const)(
     "does not give out what was recorded between its looking and its taking: %j",
-    async (outcome, { ownDatabase }) => {
+    async ([outcome, state], { ownDatabase }) => {
       const owner = queryOf(await ownDatabase.connectAsOwner());
       const [one, other] = [await ownDatabase.connect(), await ownDatabase.connect()];
       const [query, otherQuery] = [queryOf(one), queryOf(other)];
@@ -257,7 +258,7 @@ describe("monitor.lease_notifications()", () => {
       await record(query, leased!, outcome, later);
       await query("select pg_advisory_unlock(7)");
       expect(await waiting).toEqual([]);
-      expect((await read(query, id!)).state).toBe(outcome === SENT ? "sent" : "parked");
+      expect((await read(query, id!)).state).toBe(state);
     },
   );
 
@@ -485,6 +486,33 @@ describe("the order of what is told of one thing", () => {
     ];
     expect(idsOf(await lease(query)).toSorted((a, b) => a - b)).toEqual(ids);
   });
+
+  it("has what stands for many groups after all that was told of any, and before all that is", async ({ query }) => {
+    await addChannel(query, "page", "pagerduty");
+    await addChannel(query, "hook", "webhook");
+    const tell = (group: number | null, channel = "page", p_is_test = false) =>
+      enqueue(query, channel, {
+        ...{ payload: ALERTS, p_is_test },
+        ...(group !== null && { p_group_id: group }),
+      });
+    const [one, other] = [await tell(1), await tell(2)];
+    const many = await tell(null);
+    const later = [await tell(1), await tell(3)];
+    const free = [
+      ...[await tell(null, "page", true), await enqueue(query, "page", { p_incident_id: 7 })],
+      await tell(1, "hook"),
+    ];
+    const leased = await lease(query);
+    expect(idsOf(leased)).toEqual([one, other, ...free]);
+    await record(query, leased[0]!, SENT);
+    expect(await lease(query)).toEqual([]);
+    expect(await nextAt(query)).toBe(NOON + MINUTE); // when the leases end
+    await record(query, leased[1]!, REFUSED);
+    const [digest, ...others] = await lease(query);
+    expect([digest!.notification_id, others]).toEqual([many, []]);
+    await record(query, digest!, SENT);
+    expect(idsOf(await lease(query))).toEqual(later);
+  });
 });
 
 describe("monitor.next_notification_at()", () => {
@@ -543,10 +571,14 @@ describe("monitor.next_notification_at()", () => {
       enabled: fc.boolean(),
       failures: fc.constantFrom(0, 2, 3),
     });
-    const moments = fc.integer({ min: -3, max: 3 }).map((n) => n * 2 * SECOND);
+    const moments = fc.oneof(
+      { weight: 9, arbitrary: fc.integer({ min: -3, max: 3 }).map((n) => n * 2 * SECOND) },
+      { weight: 1, arbitrary: fc.constantFrom(20 * MINUTE + 1, 25 * HOUR) }, // by a clock that stood wrong
+    );
     const messages = fc.record({
       channel: fc.integer({ min: 0, max: 2 }),
       group: fc.constantFrom(null, 1, 2),
+      payload: fc.constantFrom(HEARTBEAT, ALERTS),
       incident: fc.constantFrom(null, null, 1),
       next: moments,
       leased: fc.option(moments),
@@ -571,8 +603,9 @@ describe("monitor.next_notification_at()", () => {
           await addChannel(query, `channel-${n}`, kind, enabled);
           await setChannel(query, `channel-${n}`, "consecutive_failures", failures);
         }
-        for (const { channel, group, incident, next, leased, state } of outbox.messages) {
+        for (const { channel, group, payload, incident, next, leased, state } of outbox.messages) {
           const id = await enqueue(query, `channel-${channel}`, {
+            payload,
             ...(group !== null && { p_group_id: group }),
             ...(incident !== null && { p_incident_id: incident }),
           });
@@ -885,6 +918,21 @@ describe("a channel that is deleted", () => {
     const outcome = { ...SENT, provider_id: "mail-1" };
     expect(await record(query, of(pending!), outcome)).toEqual({ ...COUNTS, sent: 1 });
     expect(await read(query, pending!)).toMatchObject({ state: "sent", provider_id: "mail-1" });
+  });
+
+  it("waits for who is recording what it sent, and leaves that as it is", async ({ ownDatabase }) => {
+    const [one, other] = [await ownDatabase.connect(), await ownDatabase.connect()];
+    const [query, otherQuery] = [queryOf(one), queryOf(other)];
+    const [sent, pending] = await addMessages(query, "hook", "webhook", 2);
+    const [leased] = await lease(query, NOON, { p_limit: 1 });
+    await one.query("begin");
+    await record(query, leased!, SENT);
+    const waiting = call(otherQuery, "delete_channel", { p_channel: "hook" });
+    await waitUntilBlocking(query);
+    await one.query("commit");
+    await waiting;
+    expect((await read(query, sent!)).state).toBe("sent");
+    expect((await read(query, pending!)).state).toBe("discarded");
   });
 
   it("and made again has nothing of what the first one had", async ({ query }) => {

@@ -10,6 +10,9 @@ import { iso, NOON, range } from "./seeds.ts";
 
 export const HEARTBEAT = { type: "heartbeat", signal: "success", reason: "alerts were evaluated" };
 
+/** As much of a message about alerts as the outbox looks at. */
+export const ALERTS = { type: "alerts" };
+
 /** Writes a message to the outbox. Returns its id, null if there is no such channel. */
 export const enqueue = async (
   query: Query,

@@ -39,7 +39,11 @@ interface Facts {
     overdue_seconds: number | null;
     parked_count: number;
     failing_channels: { channel: string; reason: string }[];
-    canary: { fired_at: string | null; arrived_at: string | null } | null;
+    canary: {
+      wanted_since: string | null;
+      fired_at: string | null;
+      arrived_at: string | null;
+    } | null;
   };
 }
 
@@ -373,8 +377,8 @@ describe("monitor.read_health()", () => {
         );
         if (columns === null) return;
         await query(
-          `insert into monitor.notification_alerts (notification_id, alert_id, channel, status, told_at)
-           values ($1, $2, 'ops', 'firing', $3)`,
+          `insert into monitor.notification_alerts (notification_id, alert_id, channel, status, severity, told_at)
+           values ($1, $2, 'ops', 'firing', 'info', $3)`,
           [await addMessage(query, { created_at: at, ...columns }), alert!.id, at],
         );
       };
@@ -382,17 +386,22 @@ describe("monitor.read_health()", () => {
       expect(await canary()).toBeNull();
 
       await query("update monitor.settings set canary_channel = 'ops'");
+      await query("update monitor.alerting_state set canary_since = $1", [iso(NOON - 4 * DAY)]);
+      const wanted = { wanted_since: "2026-03-06T12:00:00+00:00" };
       const third = "2026-03-07T12:00:00+00:00";
-      expect(await canary()).toEqual({ fired_at: third, arrived_at: third });
+      expect(await canary()).toEqual({ ...wanted, fired_at: third, arrived_at: third });
       await tell(2, { state: "parked" });
       const second = "2026-03-08T12:00:00+00:00";
-      expect(await canary()).toEqual({ fired_at: second, arrived_at: third });
+      expect(await canary()).toEqual({ ...wanted, fired_at: second, arrived_at: third });
+      // What has bounced was sent, and arrived nowhere.
+      await tell(2, { state: "bounced", sent_at: iso(NOON) });
+      expect(await canary()).toEqual({ ...wanted, fired_at: second, arrived_at: third });
       await tell(1, null);
       await tell(0, { state: "sent", sent_at: iso(NOON) }, "SomethingElse");
       const first = "2026-03-09T12:00:00+00:00";
-      expect(await canary()).toEqual({ fired_at: first, arrived_at: third });
+      expect(await canary()).toEqual({ ...wanted, fired_at: first, arrived_at: third });
       await query("delete from monitor.system_alerts");
-      expect(await canary()).toEqual({ fired_at: null, arrived_at: null });
+      expect(await canary()).toEqual({ ...wanted, fired_at: null, arrived_at: null });
     });
   });
 

@@ -196,8 +196,8 @@ async function tellEverything(asSuperuser: Query) {
     const sent = state === "sent" ? { sent_at: at } : {};
     const message = await addMessage(asSuperuser, { created_at: at, state, ...sent });
     await asSuperuser(
-      `insert into monitor.notification_alerts (notification_id, alert_id, channel, status, told_at)
-       select $1, alert_id, 'ops', 'firing', $3 from monitor.system_alerts where fingerprint = $2`,
+      `insert into monitor.notification_alerts (notification_id, alert_id, channel, status, severity, told_at)
+       select $1, alert_id, 'ops', 'firing', 'info', $3 from monitor.system_alerts where fingerprint = $2`,
       [message, fingerprint, at],
     );
   };

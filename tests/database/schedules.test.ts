@@ -50,7 +50,8 @@ describe("the shipped schedules", () => {
         jobname: "evaluate-alerts-every-minute",
         schedule: "* * * * *",
         // The fallback of the chain, for the minute before.
-        command: "select monitor.invoke_function('evaluate-alerts', now() - interval '1 minute')",
+        command:
+          "select monitor.invoke_function('evaluate-alerts', now() - interval '1 minute', p_queued_at => now())",
       },
       {
         ...common,

@@ -51,8 +51,8 @@ async function addCanary(query: Query, age: number, columns: object) {
     [at],
   );
   await query(
-    `insert into monitor.notification_alerts (notification_id, alert_id, channel, status, told_at)
-     values ($1, $2, 'ops', 'firing', $3)`,
+    `insert into monitor.notification_alerts (notification_id, alert_id, channel, status, severity, told_at)
+     values ($1, $2, 'ops', 'firing', 'info', $3)`,
     [await addMessage(query, { created_at: at, ...columns }), alert!.id, at],
   );
 }
@@ -479,6 +479,7 @@ describe("monitor.collect_incidents_and_alerts()", () => {
     await addCanary(query, DAY, { state: "sent", sent_at: iso(NOON - DAY + 3 * SECOND) });
     expect(await canary()).toEqual([3, DAY / SECOND - 3]);
     await addCanary(query, HOUR, { state: "pending" });
+    await addCanary(query, HOUR, { state: "bounced", sent_at: iso(NOON - HOUR) });
     expect(await canary()).toEqual([3, DAY / SECOND - 3]);
     // By a clock that stood wrong.
     await addCanary(query, -HOUR, { state: "sent", sent_at: iso(NOON + HOUR - SECOND) });
