@@ -147,6 +147,15 @@ describe("toDatabaseError()", () => {
     expect(toDatabaseError("x", { code, status, message }).kind).toBe(kind);
   });
 
+  it("has a reason that can be stored", () => {
+    const { reason } = toDatabaseError("f", {
+      code: "22021",
+      message: "a\0b\n\ud83d",
+      status: 400,
+    });
+    expect(reason).toBe("a\ufffdb \ufffd");
+  });
+
   it("stays bounded", () => {
     const error = toDatabaseError("x", { code: "XX000", status: 500, message: "m".repeat(1e5) });
     expect(error.message.length).toBeLessThan(400);

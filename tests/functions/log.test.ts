@@ -1,7 +1,7 @@
 import fc from "fast-check";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { createLog, type LogFields } from "../../supabase/functions/_shared/log.ts";
-import { redact, summarizeError } from "../../supabase/functions/_shared/redact.ts";
+import { redact, summarize, summarizeError } from "../../supabase/functions/_shared/redact.ts";
 import { NOON, RUN_ID, sampleToken } from "../fixtures.ts";
 
 function write(message: string, fields?: LogFields): string {
@@ -26,6 +26,9 @@ const secret = fc.oneof(
   random.map((tail) => ({ text: `sb_publishable_${tail}`, hidden: tail })),
   random.map((tail) => ({ text: `pgv_${tail}`, hidden: tail })),
   random.map((tail) => ({ text: `Bearer ${tail}`, hidden: tail })),
+  random.map((tail) => ({ text: `whsec_${tail}`, hidden: tail })),
+  random.map((tail) => ({ text: `re_0123abcd_${tail}`, hidden: tail })),
+  random.map((tail) => ({ text: `https://hooks.slack.com/services/${tail}`, hidden: tail })),
   random.map((tail) => ({
     text: sampleToken({ sub: tail }),
     hidden: sampleToken({ sub: tail }).split(".")[1]!,
@@ -127,5 +130,26 @@ describe("summarizeError()", () => {
       "RangeError: a b sb_secret_…",
     );
     expect(summarizeError("x".repeat(1000))).toHaveLength(300);
+  });
+
+  it("finds secrets in which something invisible is", () => {
+    expect(summarizeError("sb_sec\u200bret_abc")).toBe("sb_secret_…");
+  });
+
+  it("is a line that the database takes, whatever was thrown", () => {
+    const text = fc.string({ unit: "binary", maxLength: 700 });
+    fc.assert(fc.property(text, (message) => {
+      const summary = summarizeError(new TypeError(message));
+      // Of JSON Postgres takes neither: the record of the failure would fail.
+      expect(summary).not.toMatch(/[\p{Cc}\p{Cs}]/u);
+      expect(summary.length).toBeLessThanOrEqual(300);
+    }));
+    expect(summarizeError("a\0b\ud83d")).toBe("a\ufffdb\ufffd");
+  });
+
+  it("reads no more of a text than can be kept of it, so that a long one costs little", () => {
+    const reads = vi.fn((line: string) => line);
+    summarize("ey-aaaa-".repeat(100_000), reads);
+    expect(reads.mock.calls[0]![0].length).toBeLessThanOrEqual(4000);
   });
 });

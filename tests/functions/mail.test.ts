@@ -290,7 +290,7 @@ describe("resendMailer()", () => {
   it("repeats neither the key nor the sender, whatever Resend says", async () => {
     fail(403, "validation_error", `${KEY} may not send\0as ${FROM}\nor ${SENDER}: ${KEY}${KEY}`);
     expect(await send()).toMatchObject({
-      error: "Resend answered 403: … may not send\0as … or …: ……",
+      error: "Resend answered 403: … may not send\ufffdas … or …: ……",
     });
   });
 

@@ -9,7 +9,6 @@ import {
   EVENT_BYTES_LIMIT,
   NAME,
   readMailEvent,
-  REASON_LIMIT,
   receiveMailEvent,
   TOLERANCE_SECONDS,
 } from "../../supabase/functions/receive-mail-events/handler.ts";
@@ -160,7 +159,15 @@ describe("POST receive-mail-events", () => {
     const [[, { p_reason }]] = calls as [[string, { p_reason: string }]];
     expect(p_reason).toMatch(/^550 <…@…>: unknown user "…@…" /);
     expect(p_reason).not.toContain("sb_secret_x");
-    expect(p_reason).toHaveLength(REASON_LIMIT);
+    expect(p_reason).toHaveLength(300);
+  });
+
+  it("hands on a reason that the database takes, whatever is in it", async () => {
+    const { deliver, calls } = build();
+    await deliver({
+      body: JSON.stringify(toEvent("email.bounced", { bounce: { message: "5\0 5 0\ud83d" } })),
+    });
+    expect(calls).toMatchObject([["record_mail_event", { p_reason: "5\ufffd 5 0\ufffd" }]]);
   });
 
   it.each(["repeated", "unknown"])("is content when the database says %s", async (outcome) => {

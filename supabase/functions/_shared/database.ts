@@ -1,7 +1,7 @@
 import { PostgrestClient } from "@supabase/postgrest-js";
 import { z } from "zod";
 import { environment } from "./env.ts";
-import { redact } from "./redact.ts";
+import { summarize } from "./redact.ts";
 
 /** What went wrong with a call of the database, as far as a caller of ours has to tell it apart. */
 export type DatabaseErrorKind =
@@ -32,7 +32,7 @@ export class DatabaseError extends Error {
   readonly reason: string;
 
   constructor(rpc: string, kind: DatabaseErrorKind, code: string, reason: string) {
-    const bounded = redact(reason).slice(0, 300);
+    const bounded = summarize(reason);
     super(`Cannot call ${rpc}: ${bounded}${code === "" ? "" : ` (${code})`}`);
     this.kind = kind;
     this.code = code;

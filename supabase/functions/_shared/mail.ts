@@ -1,7 +1,7 @@
 import { Resend } from "resend";
 import type { Mail } from "../../../shared/alerting/messages/render-email.ts";
 import { mailEnvironment } from "./env.ts";
-import { summarizeError } from "./redact.ts";
+import { summarize } from "./redact.ts";
 
 /** What came of handing a mail to the provider. */
 export type MailResult =
@@ -51,14 +51,15 @@ export function resendMailer(
       // The package takes any JSON for an error of Resend.
       const { statusCode, name, message }: Record<string, unknown> = Object(error);
       const status = Number.isInteger(statusCode) ? Number(statusCode) : null;
-      const said = typeof message === "string" ? conceal(message, apiKey, from) : "no reason";
+      const said = typeof message === "string" ? message : "no reason";
       return {
         kind: "failed",
         status,
         name: typeof name === "string" ? name : "",
-        error: error === null
-          ? "Resend answered without the id of a mail"
-          : summarizeError(`Resend answered ${status ?? "no status"}: ${said}`),
+        error: error === null ? "Resend answered without the id of a mail" : summarize(
+          `Resend answered ${status ?? "no status"}: ${said}`,
+          (line) => conceal(line, apiKey, from),
+        ),
         retryAfter: headers["retry-after"],
       };
     },

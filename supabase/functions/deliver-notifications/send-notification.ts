@@ -1,6 +1,5 @@
 import { Webhook } from "standardwebhooks";
 import { z } from "zod";
-import { toLine } from "../../../shared/alerting/messages/clean-text.ts";
 import type { Message } from "../../../shared/alerting/messages/message.ts";
 import { renderEmail } from "../../../shared/alerting/messages/render-email.ts";
 import { renderPagerDuty } from "../../../shared/alerting/messages/render-pagerduty.ts";
@@ -17,7 +16,7 @@ import { ConfigurationError } from "../_shared/env.ts";
 import type { HttpAnswer } from "../_shared/http-answer.ts";
 import type { Mailer } from "../_shared/mail.ts";
 import { OutgoingError, type OutgoingRequest } from "../_shared/outgoing.ts";
-import { redact } from "../_shared/redact.ts";
+import { summarize } from "../_shared/redact.ts";
 
 /** What sending needs of the world. */
 export interface SendDeps extends Mailer {
@@ -43,9 +42,6 @@ const Recipients = z.object({
 });
 const Address = z.object({ url: z.url() });
 
-/** Characters of an error that are kept. */
-const ERROR_LIMIT = 300;
-
 /** What is wrong with the channel or the message itself: trying again is no use. */
 class Refusal extends Error {
   override readonly name = "Refusal";
@@ -62,7 +58,7 @@ export async function sendNotification(
 ): Promise<DeliveryOutcome> {
   const outcome = await trySending(leased, surroundings, deps);
   if (outcome.outcome === "sent") return outcome;
-  return { ...outcome, error: toLine(redact(conceal(outcome.error, leased.secret)), ERROR_LIMIT) };
+  return { ...outcome, error: summarize(outcome.error, (line) => conceal(line, leased.secret)) };
 }
 
 async function trySending(

@@ -13,7 +13,7 @@ import { readBytes } from "../_shared/body.ts";
 import type { Database } from "../_shared/database.ts";
 import type { Call } from "../_shared/endpoint.ts";
 import { Problem } from "../_shared/problem.ts";
-import { redact } from "../_shared/redact.ts";
+import { summarize } from "../_shared/redact.ts";
 
 export const NAME = "receive-mail-events";
 
@@ -22,12 +22,6 @@ export const EVENT_BYTES_LIMIT = 65_536;
 
 /** How far the time in a signature may be from ours, so that what was overheard is of no use later. */
 export const TOLERANCE_SECONDS = 300;
-
-/** Longest reason that is kept. */
-export const REASON_LIMIT = 300;
-
-/** How much of a reason is looked through for addresses: that takes as long as the square of it. */
-const READ_REASON_LIMIT = 4000;
 
 /** What an id of an event looks like: printable, and no longer than the database takes. */
 const EVENT_ID = /^[\x21-\x7e]{1,200}$/;
@@ -150,8 +144,5 @@ function parseEvent(text: string): MailEvent | null {
 
 /** In one line, without addresses and secrets; null for nothing. */
 function shortenReason(reason: string | null): string | null {
-  if (reason === null) return null;
-  const read = reason.slice(0, READ_REASON_LIMIT);
-  const clean = redact(read).replace(MAILBOX, "…@…").replace(/\s+/g, " ").trim();
-  return clean.slice(0, REASON_LIMIT) || null;
+  return summarize(reason ?? "", (line) => line.replace(MAILBOX, "…@…")) || null;
 }
