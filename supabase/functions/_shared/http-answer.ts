@@ -26,7 +26,8 @@ const CHUNK_LINE_BYTES_LIMIT = 256;
 const LINE_FEED = 10;
 
 const STATUS_LINE = /^HTTP\/1\.[01] ([1-5]\d\d)(?: .*)?$/;
-const HEADER_LINE = /^([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*$/;
+// What is around the value is trimmed elsewhere: a pattern would try each of many blanks with each other.
+const HEADER_LINE = /^([!#$%&'*+.^_`|~0-9A-Za-z-]+):(.*)$/;
 const CHUNK_LINE = /^([0-9a-f]{1,8})[ \t]*(?:;.*)?$/i;
 
 /** Where in an answer we are. */
@@ -134,7 +135,7 @@ export class AnswerReader {
         const [, name, value] = HEADER_LINE.exec(line) ?? [];
         if (name === undefined) throw new MalformedAnswer("one of its headers is none");
         const known = this.#headers.get(name.toLowerCase());
-        const all = known === undefined ? value! : `${known}, ${value}`;
+        const all = known === undefined ? value!.trim() : `${known}, ${value!.trim()}`;
         this.#headers.set(name.toLowerCase(), all);
         return;
       }
