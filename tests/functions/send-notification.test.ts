@@ -2,6 +2,7 @@ import fc from "fast-check";
 import { Webhook } from "standardwebhooks";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { renderEmail } from "../../shared/alerting/messages/render-email.ts";
+import { renderHeartbeat } from "../../shared/alerting/messages/render-heartbeat.ts";
 import { renderPagerDuty } from "../../shared/alerting/messages/render-pagerduty.ts";
 import { renderSlack } from "../../shared/alerting/messages/render-slack.ts";
 import { renderWebhook } from "../../shared/alerting/messages/render-webhook.ts";
@@ -14,6 +15,7 @@ import {
   CHANNEL_KINDS,
   type ChannelKind,
   type DeliveryOutcome,
+  HeartbeatPayload,
   type LeasedNotification,
 } from "../../shared/contract/notifications.ts";
 import { ConfigurationError } from "../../supabase/functions/_shared/env.ts";
@@ -364,9 +366,41 @@ describe("sendNotification() to a heartbeat", () => {
     ["fail", "https://ping.example.com:8443/a%2Fb/#x", "https://ping.example.com:8443/a%2Fb/fail"],
   ])("posts %s to its address: %s, %s", async (signal, secret, url) => {
     const { send, requests } = fake();
-    const payload = { type: "heartbeat", signal, reason: "alerts were evaluated" };
-    expect(await send(leasedOf("heartbeat", { secret, payload }))).toEqual(SENT);
-    expect(requests).toEqual([{ method: "POST", url, body: "alerts were evaluated" }]);
+    const payload = HeartbeatPayload.parse({
+      type: "heartbeat",
+      signal,
+      reason: "alerts were evaluated",
+    });
+    const leased = leasedOf("heartbeat", { secret, payload });
+    expect(await send(leased)).toEqual(SENT);
+    const { body } = renderHeartbeat({ ...messageOf(leased), payload });
+    expect(requests).toEqual([{ method: "POST", url, body }]);
+    expect(body).toContain("alerts were evaluated");
+  });
+
+  it("says of a test that it is one", async () => {
+    const { send, requests } = fake();
+    await send(leasedOf("heartbeat", { is_test: true }));
+    expect(requests[0]!.body).toMatch(/^\[TEST\] /);
+  });
+
+  it.each([
+    ["OK (not found)", refusalOf("The other side answered 200, but did not take it: not found")],
+    [
+      "OK (rate limited)\n",
+      retryOf("The other side answered 200, but did not take it: rate limited"),
+    ],
+    ["OK", SENT],
+    ["", SENT],
+    ["It is OK (not found)", SENT],
+  ])("knows what healthchecks.io means by 200 %j", async (body, outcome) => {
+    const { send } = fake({ outgoing: answerOf(200, body) });
+    expect(await send(leasedOf("heartbeat"))).toEqual(outcome);
+  });
+
+  it("takes 200 of others for what it is, whatever they say", async () => {
+    const { send } = fake({ outgoing: answerOf(200, "OK (not found)") });
+    expect(await send(leasedOf("webhook"))).toEqual(SENT);
   });
 
   it.each(["alert", "incident-alert"] as SampleKind[])("tells no %s", async (kind) => {

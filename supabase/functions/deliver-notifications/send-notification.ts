@@ -2,13 +2,13 @@ import { Webhook } from "standardwebhooks";
 import { z } from "zod";
 import type { Message } from "../../../shared/alerting/messages/message.ts";
 import { renderEmail } from "../../../shared/alerting/messages/render-email.ts";
+import { type Ping, renderHeartbeat } from "../../../shared/alerting/messages/render-heartbeat.ts";
 import { renderPagerDuty } from "../../../shared/alerting/messages/render-pagerduty.ts";
 import { renderSlack } from "../../../shared/alerting/messages/render-slack.ts";
 import { renderWebhook } from "../../../shared/alerting/messages/render-webhook.ts";
 import { readRetryAfter, retryDelay } from "../../../shared/alerting/retry-delay.ts";
 import {
   type DeliveryOutcome,
-  type HeartbeatPayload,
   type LeasedNotification,
   NotificationPayload,
 } from "../../../shared/contract/notifications.ts";
@@ -82,7 +82,8 @@ async function trySending(
       return await sendMail(message, leased, deps, retry);
     }
     const request = toRequest(message, leased, deps.now());
-    return judgeAnswer(await deps.sendOutgoing(request), retry);
+    const answer = await deps.sendOutgoing(request);
+    return leased.kind === "heartbeat" ? judgePong(answer, retry) : judgeAnswer(answer, retry);
   } catch (error) {
     if (error instanceof Refusal) return { outcome: "refused", error: error.message };
     if (error instanceof OutgoingError) {
@@ -165,10 +166,11 @@ function toRequest(message: Message, leased: LeasedNotification, now: Date): Out
       return { ...request, body, headers: { ...request.headers, ...id, ...signature } };
     }
     case "heartbeat": {
-      if (message.payload.type !== "heartbeat") {
+      const { payload } = message;
+      if (payload.type !== "heartbeat") {
         throw new Refusal("A heartbeat channel tells nothing but signs of life");
       }
-      return toPing(readSecret(leased), message.payload);
+      return toPing(readSecret(leased), renderHeartbeat({ ...message, payload }));
     }
     default:
       throw new Refusal(`There is no way to send by a channel of kind ${leased.kind}`);
@@ -194,15 +196,26 @@ function sign(secret: string, id: string, now: Date, body: string): Record<strin
   };
 }
 
-/** As healthchecks.io and those like it have it: the address itself for success, `/start` and `/fail` below it. */
-function toPing(url: string, { signal, reason }: HeartbeatPayload): OutgoingRequest {
+function toPing(url: string, ping: Ping): OutgoingRequest {
   // What the parser throws repeats the address, which is a secret.
   if (!URL.canParse(url)) {
     throw new Refusal("The channel cannot be used: its secret is no address");
   }
   const { origin, pathname, search } = new URL(url);
-  const path = signal === "success" ? pathname : `${pathname.replace(/\/$/, "")}/${signal}`;
-  return { method: "POST", url: `${origin}${path}${search}`, body: reason };
+  const path = ping.path === "" ? pathname : `${pathname.replace(/\/$/, "")}${ping.path}`;
+  return { method: "POST", url: `${origin}${path}${search}`, body: ping.body };
+}
+
+/**
+ * healthchecks.io answers 200 also for what it does not take, and says so behind its `OK`.
+ *
+ * @see https://healthchecks.io/docs/http_api/
+ */
+function judgePong(answer: HttpAnswer, retry: Retry): DeliveryOutcome {
+  const ignored = answer.status === 200 ? /^OK \((.*)\)\s*$/.exec(answer.body)?.[1] : undefined;
+  if (ignored === undefined) return judgeAnswer(answer, retry);
+  const error = `The other side answered 200, but did not take it: ${ignored}`;
+  return ignored === "rate limited" ? retry(error, false) : { outcome: "refused", error };
 }
 
 function judgeAnswer({ status, body, headers }: HttpAnswer, retry: Retry): DeliveryOutcome {
