@@ -265,8 +265,8 @@ export function evaluationStore(database: Database): EvaluationStore {
 export interface NotificationStore {
   /** Writes the messages of groups of alerts that are due. Returns how many. */
   flushAlerts(): Promise<number>;
-  /** What is due, oldest first, for this caller to send until the lease of each ends. */
-  leaseNotifications(kinds: readonly ChannelKind[]): Promise<LeasedNotifications>;
+  /** At most `limit` of what is due, oldest first, for this caller to send until the lease of each ends. */
+  leaseNotifications(kinds: readonly ChannelKind[], limit: number): Promise<LeasedNotifications>;
   recordDeliveries(results: readonly DeliveryResult[]): Promise<RecordedDeliveries>;
   /** Has the job called if something is due. */
   wakeDeliverer(): Promise<WokenDeliverer>;
@@ -276,10 +276,10 @@ export function notificationStore(database: Database): NotificationStore {
   return {
     flushAlerts: () =>
       database.call("flush_alerts", {}, (answer) => FlushedAlerts.parse(answer).told),
-    leaseNotifications: (kinds) =>
+    leaseNotifications: (kinds, limit) =>
       database.call(
         "lease_notifications",
-        { p_kinds: kinds },
+        { p_kinds: kinds, p_limit: limit },
         (answer) => LeasedNotifications.parse(answer),
       ),
     recordDeliveries: (results) =>

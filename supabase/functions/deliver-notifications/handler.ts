@@ -22,7 +22,7 @@ export interface DeliverDeps extends NotificationStore, SendDeps {
  */
 export const SENDING_SECONDS = 12;
 
-/** Messages that are under way at once, of channels that take several. */
+/** Messages that are under way at once in a lane. Of mails and for Slack the database gives out one at a time. */
 export const PARALLEL_LIMIT = 20;
 
 /** How long a function stays after its answer until something is due. Cron calls it again after that. */
@@ -68,7 +68,7 @@ function valueOf<T>(settled: PromiseSettledResult<T>): T {
 
 const NOTHING: RecordedDeliveries = { sent: 0, retried: 0, parked: 0, stale: 0 };
 
-/** Sends what is due by some kinds of channels, a lease after the other. */
+/** Sends what is due by some kinds of channels, a lease after the other: each is recorded before the next is taken. */
 async function serve(
   kinds: readonly ChannelKind[],
   isLate: () => boolean,
@@ -76,64 +76,32 @@ async function serve(
 ): Promise<RecordedDeliveries> {
   let total = NOTHING;
   while (!isLate()) {
-    const { notifications, now, time_zone, external_url } = await deps.leaseNotifications(kinds);
+    const { notifications, now, time_zone, external_url } = await deps.leaseNotifications(
+      kinds,
+      PARALLEL_LIMIT,
+    );
     if (notifications.length === 0) break;
     const surroundings = { timeZone: time_zone, externalUrl: external_url };
-    const recorded = kinds.includes("email")
-      ? await sendInTurn(notifications, new Date(now), surroundings, deps)
-      : await sendSideBySide(notifications, surroundings, deps);
-    total = add(total, recorded);
-  }
-  return total;
-}
-
-/** Each at its time, and each recorded before the next is sent. */
-async function sendInTurn(
-  notifications: readonly LeasedNotification[],
-  leasedAt: Date,
-  surroundings: Surroundings,
-  deps: DeliverDeps,
-): Promise<RecordedDeliveries> {
-  const startedAt = deps.now().getTime();
-  let total = NOTHING;
-  for (const leased of notifications) {
-    // The database's clock says when, ours how long that is.
-    const wait = new Date(leased.send_at).getTime() - leasedAt.getTime();
-    const left = startedAt + wait - deps.now().getTime();
-    if (left > 0) await deps.sleep(left);
-    const results = [await send(leased, surroundings, deps)];
+    const results = await Promise.all(
+      notifications.map((leased) => send(leased, new Date(now), surroundings, deps)),
+    );
     total = add(total, await deps.recordDeliveries(results));
   }
   return total;
 }
 
-async function sendSideBySide(
-  notifications: readonly LeasedNotification[],
-  surroundings: Surroundings,
-  deps: DeliverDeps,
-): Promise<RecordedDeliveries> {
-  const waiting = [...notifications];
-  const results: DeliveryResult[] = [];
-  const work = async () => {
-    for (let next = waiting.shift(); next; next = waiting.shift()) {
-      results.push(await send(next, surroundings, deps));
-    }
-  };
-  await Promise.all(Array.from({ length: PARALLEL_LIMIT }, work));
-  return await deps.recordDeliveries(results);
-}
-
+/** Sends a message when its time has come. */
 async function send(
   leased: LeasedNotification,
+  leasedAt: Date,
   surroundings: Surroundings,
   deps: DeliverDeps,
 ): Promise<DeliveryResult> {
-  const { notification_id, lease_token } = leased;
-  return {
-    notification_id,
-    lease_token,
-    ...await sendNotification(leased, surroundings, deps),
-  };
+  const { notification_id, lease_token, send_at } = leased;
+  // Both by the clock of the database, whatever ours says.
+  const wait = new Date(send_at).getTime() - leasedAt.getTime();
+  if (wait > 0) await deps.sleep(wait);
+  return { notification_id, lease_token, ...await sendNotification(leased, surroundings, deps) };
 }
 
 function add(a: RecordedDeliveries, b: RecordedDeliveries): RecordedDeliveries {
