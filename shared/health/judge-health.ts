@@ -234,7 +234,11 @@ function judgeNotifications(
   ageSeconds: number,
   clock: Date,
 ): HealthJudgement["components"]["notifications"] {
-  const { overdueSeconds, failingChannels, channelsCount, canary } = notifications;
+  const { failingChannels, channelsCount, canary } = notifications;
+  // It has waited on since the facts were read.
+  const overdueSeconds = notifications.overdueSeconds === null
+    ? null
+    : notifications.overdueSeconds + ageSeconds;
   const seen = { observedAt: now, ageSeconds, overdueSeconds };
   const judged = (status: HealthStatus, reason: string) => ({ status, reason, ...seen });
 
@@ -258,9 +262,11 @@ function judgeNotifications(
     return judged("degraded", "the daily canary has not arrived");
   }
   const { parkedCount } = notifications;
-  return parkedCount > 0
-    ? judged("degraded", `${parkedCount} messages were given up within a week`)
-    : judged("healthy", "nothing that is due waits");
+  if (parkedCount > 0) {
+    const messages = parkedCount === 1 ? "1 message was" : `${parkedCount} messages were`;
+    return judged("degraded", `${messages} given up within a week`);
+  }
+  return judged("healthy", "nothing that is due waits");
 }
 
 /** Before the first one has had its time nothing can be said. */

@@ -370,6 +370,7 @@ describe("judgeHealth()", () => {
         ...{ channelsCount: 0, routesCount: 0, canary: null },
       }],
       ["given up", "degraded", "3 messages were given up within a week", { parkedCount: 3 }],
+      ["given up alone", "degraded", "1 message was given up within a week", { parkedCount: 1 }],
     ])("that are %s are %s", (_name, status, reason, changes) => {
       expect(judgeNotifications(changes)).toMatchObject({
         status,
@@ -379,6 +380,14 @@ describe("judgeHealth()", () => {
 
     it("show how long a message has waited, also where that is not too long", () => {
       expect(judgeNotifications({ overdueSeconds: 12 })).toMatchObject({ overdueSeconds: 12 });
+    });
+
+    it("have waited on since the facts were read", () => {
+      const at = (overdueSeconds: number, seconds: number) =>
+        judgeHealth(seen({ notifications: { ...facts, overdueSeconds } }), afterNoon(seconds))
+          .components.notifications;
+      expect(at(290, 10)).toMatchObject({ status: "healthy", overdueSeconds: 300 });
+      expect(at(290, 11)).toMatchObject({ status: "unhealthy", overdueSeconds: 301 });
     });
 
     // Those that come first say what is the matter, the later ones what comes of it.
