@@ -584,6 +584,14 @@ describe("what sendNotification() says of a failure", () => {
     }
   });
 
+  it("repeats nothing of the address of a webhook but its host", async () => {
+    const url = "https://chat.example.com/api/webhooks/1234567890/t0k3nT0k3n?sig=s1gn4ture";
+    const { send } = fake({ outgoing: answerOf(404, `Cannot POST ${url} at chat.example.com`) });
+    expect(errorOf(await send(leasedOf("webhook", { config: { url } })))).toBe(
+      "The other side answered 404: Cannot POST https://chat.example.com/api/…/…/…?sig=… at chat.example.com",
+    );
+  });
+
   it("repeats no beginning of a secret, wherever it is cut", async () => {
     const { pathname } = new URL(PING);
     for (let before = 0; before < 400; before += 3) {

@@ -58,7 +58,7 @@ export async function sendNotification(
 ): Promise<DeliveryOutcome> {
   const outcome = await trySending(leased, surroundings, deps);
   if (outcome.outcome === "sent") return outcome;
-  return { ...outcome, error: summarize(outcome.error, (line) => conceal(line, leased.secret)) };
+  return { ...outcome, error: summarize(outcome.error, (line) => conceal(line, leased)) };
 }
 
 async function trySending(
@@ -98,9 +98,13 @@ async function trySending(
   }
 }
 
-/** A text without what of a secret is long enough to be one: servers answer with the path that they do not know. */
-function conceal(text: string, secret: string | null): string {
-  const parts = secret?.replace(/^(whsec_|https?:\/\/[^/?#]*)/, "").match(/[\w-]{6,}/g) ?? [];
+/**
+ * A text without what of a secret, or of an address, is long enough to be one: servers answer with the path that they do
+ * not know, and those of many chats are as good as a password.
+ */
+function conceal(text: string, { secret, config: { url } }: LeasedNotification): string {
+  const parts = [secret, url].filter((part) => typeof part === "string")
+    .flatMap((part) => part.replace(/^(whsec_|https?:\/\/[^/?#]*)/, "").match(/[\w-]{6,}/g) ?? []);
   return parts.toSorted((one, other) => other.length - one.length)
     .reduce((left, part) => left.replaceAll(part, "…"), text);
 }
