@@ -110,6 +110,16 @@ begin
 end;
 $$;
 
+-- The real one starts its worker anew. Ours runs in Node, and is woken.
+create function net.worker_restart() returns boolean
+language plpgsql set search_path = ''
+as $$
+begin
+  notify pg_net;
+  return true;
+end;
+$$;
+
 -- As the real one: every role that exists may queue a request; no schema `net` is exposed to the API.
 grant usage on schema net to public;
 grant all on all tables in schema net to public;
