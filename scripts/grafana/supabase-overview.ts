@@ -49,9 +49,9 @@ const JOB_AGES = {
 
 const jobAges = stat({
   title: "Time since the last success of each job",
-  description:
-    "How long ago each job last succeeded. Red where JobMissing begins: after 5 minutes, " +
-    "15 for the detection, 45 for the delivery, 26 hours for the cleanup.",
+  description: "How long ago each job last succeeded. Red where it is overdue: after 5 minutes, " +
+    "15 for the detection, 45 for the delivery, 26 hours for the cleanup. " +
+    "JobMissing fires 2 to 6 minutes later.",
   unit: Seconds,
   width: 24,
   limits: { critical: 300 },
