@@ -45,6 +45,7 @@ Run a function by hand:
   ${post("collect-metrics")}
   ${post("detect-anomalies")}
   ${post("evaluate-alerts")}
+  ${post("deliver-notifications")}
   ${post("data-retention-cleanup", '{"dry_run":true}')}
   ${post("ingest-metrics", '{"samples":[{"metric":"my_first_metric","value":42}]}')}
   ${query("sum by (state) (database_connections)")}
