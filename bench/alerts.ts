@@ -1,5 +1,6 @@
 import pg from "pg";
 import { storeSeries } from "../scripts/prometheus-leg/store-series.ts";
+import { makeRulesDue, replaceRules } from "./bench-rules.ts";
 import type { Scale } from "./history.ts";
 import { formatGoal, formatTable } from "./report.ts";
 import { callMeasured, type StackFolder, withStack } from "./stack.ts";
@@ -104,22 +105,19 @@ async function prepare(client: pg.Client, rules: number): Promise<void> {
       values: times.map((_, place) => 1000 + place),
     })),
   );
-  await client.query("select monitor.delete_rules(group_name) from monitor.rule_groups");
-  await client.query("select monitor.save_rules($1)", [
-    JSON.stringify([{
-      name: "bench",
-      rules: Array.from({ length: rules }, (_, index) => ({
-        kind: "alerting",
-        name: `BenchQueueDeep${index}`,
-        expr: `bench_depth{rule="${index}"} > 0`,
-        labels: { severity: index % 2 === 0 ? "warning" : "critical", team: "platform" },
-        annotations: {
-          summary: "Queue {{ $labels.queue }} is {{ $value }} deep",
-          description: "More than it should be for the moment, on {{ $labels.instance }}.",
-        },
-      })),
-    }]),
-  ]);
+  await replaceRules(
+    client,
+    Array.from({ length: rules }, (_, index) => ({
+      kind: "alerting",
+      name: `BenchQueueDeep${index}`,
+      expr: `bench_depth{rule="${index}"} > 0`,
+      labels: { severity: index % 2 === 0 ? "warning" : "critical", team: "platform" },
+      annotations: {
+        summary: "Queue {{ $labels.queue }} is {{ $value }} deep",
+        description: "More than it should be for the moment, on {{ $labels.instance }}.",
+      },
+    })),
+  );
   await client.query("delete from monitor.notification_routes");
   await client.query(
     "select monitor.save_route('all', array['admin-mail'], p_group_wait_seconds => 0)",
@@ -163,9 +161,7 @@ async function evaluate(
   stack: StackFolder,
   minutes: number,
 ): Promise<Reading> {
-  await client.query(
-    "update monitor.rule_states set health = 'unknown', evaluated_at = null, evaluation_seconds = null, last_error = null, failing_since = null",
-  );
+  await makeRulesDue(client);
   const { answer, milliseconds, cpu } = await callMeasured(stack, "evaluate-alerts", {
     scheduled_at: new Date(Date.now() + minutes * MINUTE).toISOString(),
   });

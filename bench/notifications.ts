@@ -9,6 +9,7 @@ import pg from "pg";
 import { poll } from "../local/processes.ts";
 import type { Facts } from "../local/stack.ts";
 import { measureManyAlerts } from "./alerts.ts";
+import { makeRulesDue, replaceRules } from "./bench-rules.ts";
 import type { Scale } from "./history.ts";
 import { formatGoal, formatTable } from "./report.ts";
 import { type StackFolder, withStack } from "./stack.ts";
@@ -77,20 +78,17 @@ async function prepare(
       { length: alertsARule },
       (_, n) => `label_replace(vector(1), "n", "${index}-${n}", "", "")`,
     ).join(" or ");
-  await client.query("select monitor.delete_rules(group_name) from monitor.rule_groups");
-  await client.query("select monitor.save_rules($1)", [
-    JSON.stringify([{
-      name: "bench",
-      rules: Array.from({ length: rules }, (_, index) => ({
-        kind: "alerting",
-        name: `Bench${index}`,
-        expr: expr(index),
-        severity: "critical",
-        annotations: { summary: "bench {{ $labels.n }}." },
-        enabled: alertsARule > 1,
-      })),
-    }]),
-  ]);
+  await replaceRules(
+    client,
+    Array.from({ length: rules }, (_, index) => ({
+      kind: "alerting",
+      name: `Bench${index}`,
+      expr: expr(index),
+      severity: "critical",
+      annotations: { summary: "bench {{ $labels.n }}." },
+      enabled: alertsARule > 1,
+    })),
+  );
   await client.query("update monitor.settings set canary_channel = null");
   await client.query("delete from monitor.notification_routes");
   await client.query(
@@ -114,9 +112,7 @@ function measureDelivery(log: (line: string) => void, { quick }: Scale): Promise
       await prepare(client, { rules: webhooks / 50, alertsARule: 50, channels: ["hook"] });
       await post(facts, "deliver-notifications"); // what runs first is compiled first
       const startedAt = performance.now();
-      await client.query(
-        "update monitor.rule_states set health = 'unknown', evaluated_at = null, evaluation_seconds = null",
-      );
+      await makeRulesDue(client);
       const answer = await post(facts, "evaluate-alerts");
       log(`notifications: ${JSON.stringify(answer.alerts)}`);
       const evaluatedAt = performance.now();
@@ -189,18 +185,12 @@ async function measureLatency(log: (line: string) => void, { quick }: Scale): Pr
     await client.connect();
     try {
       await client.query("update monitor.settings set canary_channel = null");
-      await client.query("select monitor.delete_rules(group_name) from monitor.rule_groups");
-      await client.query("select monitor.save_rules($1)", [
-        JSON.stringify([{
-          name: "bench",
-          rules: [{
-            kind: "alerting",
-            name: "BenchTooDeep",
-            expr: "active_incidents > 0",
-            severity: "critical",
-          }],
-        }]),
-      ]);
+      await replaceRules(client, [{
+        kind: "alerting",
+        name: "BenchTooDeep",
+        expr: "active_incidents > 0",
+        severity: "critical",
+      }]);
       for (const { wait, runs } of plan) {
         await client.query(
           "select monitor.save_route('everything', array['admin-mail'], p_group_wait_seconds => $1)",
@@ -317,9 +307,7 @@ async function endLeases(client: pg.Client): Promise<void> {
   await client.query(
     "update monitor.notifications set next_attempt_at = now() where state = 'pending' and next_attempt_at > now()",
   );
-  await client.query(
-    "update monitor.rule_states set health = 'unknown', evaluated_at = null, evaluation_seconds = null, last_error = null, failing_since = null",
-  );
+  await makeRulesDue(client);
 }
 
 function kill({ folder }: StackFolder): void {

@@ -5,6 +5,7 @@ import {
   startPrometheus,
 } from "../scripts/prometheus-leg/real-prometheus.ts";
 import { storeSeries } from "../scripts/prometheus-leg/store-series.ts";
+import { makeRulesDue, replaceRules } from "./bench-rules.ts";
 import type { Scale } from "./history.ts";
 import { makeCounters } from "./promql-data.ts";
 import { formatGoal, formatTable, quantileOf } from "./report.ts";
@@ -62,16 +63,11 @@ export function measureRules(
     try {
       await client.query("set statement_timeout = 0");
       await storeSeries(client, series);
-      await client.query("select monitor.delete_rules(group_name) from monitor.rule_groups");
-      await client.query("select monitor.save_rules($1)", [
-        JSON.stringify([{ name: "bench", rules }]),
-      ]);
+      await replaceRules(client, rules);
       await client.query("vacuum analyze");
       const readings = { wall: [] as number[], cpu: [] as number[], theirs: [] as number[] };
       for (let run = -3; run < runs; run += 1) {
-        await client.query(
-          "update monitor.rule_states set health = 'unknown', evaluated_at = null, evaluation_seconds = null",
-        );
+        await makeRulesDue(client);
         const { answer, milliseconds, cpu } = await callMeasured(stack, "evaluate-alerts");
         if (answer.evaluated !== ruleCount || answer.failed !== 0) {
           throw new Error(
