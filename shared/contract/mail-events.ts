@@ -25,7 +25,7 @@ export interface MailEvent {
 }
 
 /** Most addresses of a mail that Resend takes. */
-export const RECIPIENTS_LIMIT = 50;
+const RECIPIENTS_LIMIT = 50;
 
 /** ISO 8601, or as Postgres writes it: Resend does both. */
 const Instant = z.string()
@@ -58,7 +58,10 @@ export const ResendEvent = z.discriminatedUnion("type", [
   event("email.delivery_delayed", Mail),
   event("email.bounced", Mail.extend({ bounce: Bounce.optional() })),
   event("email.complained", Mail),
-  event("email.failed", Mail.extend({ failed: z.object({ reason: z.string() }).optional() })),
+  event(
+    "email.failed",
+    Mail.extend({ failed: z.object({ reason: z.string().optional() }).optional() }),
+  ),
   event("email.suppressed", Mail.extend({ suppressed: Bounce.optional() })),
 ]);
 export type ResendEvent = z.infer<typeof ResendEvent>;

@@ -54,15 +54,15 @@ describe("mailEnvironment()", () => {
   });
 
   it.each([
-    ["RESEND_API_KEY", undefined, "is not set"],
-    ["RESEND_API_KEY", "", "is not set"],
-    ["RESEND_API_KEY", " \n", "is not set"],
+    ["RESEND_API_KEY", undefined, "is not set (supabase secrets set RESEND_API_KEY=…)"],
+    ["RESEND_API_KEY", "", "is not set (supabase secrets set RESEND_API_KEY=…)"],
+    ["RESEND_API_KEY", " \n", "is not set (supabase secrets set RESEND_API_KEY=…)"],
     ["RESEND_API_KEY", "re_one re_two", "is not a key"],
     ["RESEND_API_KEY", "re_one\r\nx-other: 1", "is not a key"],
     ["RESEND_API_KEY", "re_é", "is not a key"],
     ["RESEND_API_KEY", "re_\0", "is not a key"],
-    ["PGVIGIL_MAIL_FROM", undefined, "is not set"],
-    ["PGVIGIL_MAIL_FROM", " ", "is not set"],
+    ["PGVIGIL_MAIL_FROM", undefined, "is not set (supabase secrets set PGVIGIL_MAIL_FROM=…)"],
+    ["PGVIGIL_MAIL_FROM", " ", "is not set (supabase secrets set PGVIGIL_MAIL_FROM=…)"],
     ["PGVIGIL_MAIL_FROM", "alerts", NO_ADDRESS],
     ["PGVIGIL_MAIL_FROM", "alerts@localhost", NO_ADDRESS],
     ["PGVIGIL_MAIL_FROM", "a@b.de, c@d.de", NO_ADDRESS],
@@ -178,7 +178,9 @@ describe("resendMailer()", () => {
       mailEnvironment(variables({ RESEND_API_KEY: undefined, RESEND_BASE_URL: urlOf() }))
     );
     await expect(mailer.send(MAIL, RECIPIENTS, IDEMPOTENCY_KEY)).rejects.toThrow(
-      new ConfigurationError("Cannot use RESEND_API_KEY: it is not set"),
+      new ConfigurationError(
+        "Cannot use RESEND_API_KEY: it is not set (supabase secrets set RESEND_API_KEY=…)",
+      ),
     );
     expect(received).toEqual([]);
   });

@@ -134,6 +134,7 @@ describe("POST receive-mail-events", () => {
       "reached_daily_quota",
     ],
     ["email.failed", {}, "failed", null],
+    ["email.failed", { failed: {} }, "failed", null],
     [
       "email.suppressed",
       { suppressed: { type: "OnAccountSuppressionList", message: "Not sent." } },

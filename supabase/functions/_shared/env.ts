@@ -126,6 +126,12 @@ export function allowsLoopback(read: ReadVariable = readVariable): boolean {
   return value === "1";
 }
 
+/** Of a variable that is not the platform's but the operator's to set. */
+function refuseUnset(name: string): ConfigurationError {
+  const remedy = `supabase secrets set ${name}=…`;
+  return new ConfigurationError(`Cannot use ${name}: it is not set (${remedy})`);
+}
+
 /** Of the secret of a webhook. @see https://github.com/standard-webhooks/standard-webhooks */
 const SECRET_BYTES = { min: 24, max: 64 } as const;
 
@@ -137,12 +143,15 @@ const SECRET_BYTES = { min: 24, max: 64 } as const;
  */
 export function mailEventsSecret(read: ReadVariable = readVariable): string {
   const value = read("RESEND_WEBHOOK_SECRET")?.trim() ?? "";
-  if (value === "") throw new ConfigurationError("Cannot use RESEND_WEBHOOK_SECRET: it is not set");
+  if (value === "") throw refuseUnset("RESEND_WEBHOOK_SECRET");
   const [, encoded = "", padding = ""] = /^whsec_([A-Za-z0-9+/]+)(={0,2})$/.exec(value) ?? [];
   const bytes = Math.floor(encoded.length * 3 / 4);
   const isWhole = (encoded.length + padding.length) % 4 === 0;
   if (!isWhole || bytes < SECRET_BYTES.min || bytes > SECRET_BYTES.max) {
-    throw new ConfigurationError("Cannot use RESEND_WEBHOOK_SECRET: it is not whsec_ and base64");
+    const remedy = "copy the signing secret of the webhook from Resend";
+    throw new ConfigurationError(
+      `Cannot use RESEND_WEBHOOK_SECRET: it is not whsec_ and base64 (${remedy})`,
+    );
   }
   return value;
 }
@@ -159,7 +168,7 @@ export interface MailEnvironment {
 export function mailEnvironment(read: ReadVariable = readVariable): MailEnvironment {
   const need = (name: string, shape: RegExp, form: string): string => {
     const value = read(name)?.trim() ?? "";
-    if (value === "") throw new ConfigurationError(`Cannot use ${name}: it is not set`);
+    if (value === "") throw refuseUnset(name);
     if (!shape.test(value)) throw new ConfigurationError(`Cannot use ${name}: it is not ${form}`);
     return value;
   };
