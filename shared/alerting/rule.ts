@@ -23,7 +23,6 @@ export interface Hold {
 export const INCIDENT_LABEL = "pgvigil_incident";
 /** The first is the worst. */
 export const INCIDENT_SEVERITIES = ["P0", "P1", "P2", "P3"] as const;
-export type IncidentSeverity = typeof INCIDENT_SEVERITIES[number];
 
 /** Texts by name; unlike the labels of a series they may be empty. */
 export type Texts = Readonly<Record<string, string>>;

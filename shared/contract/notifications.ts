@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { SEVERITIES } from "../alerting/rule.ts";
+import { INCIDENT_SEVERITIES, SEVERITIES } from "../alerting/rule.ts";
 
 const Instant = z.iso.datetime({ offset: true });
 const Texts = z.record(z.string(), z.string());
@@ -71,7 +71,7 @@ export const IncidentPayload = z.object({
   message: z.enum(INCIDENT_MESSAGES),
   incident_id: z.int(),
   title: z.string(),
-  severity: z.enum(["P0", "P1", "P2", "P3"]),
+  severity: z.enum(INCIDENT_SEVERITIES),
   state: z.enum(INCIDENT_STATES),
   started_at: Instant,
   opened_at: Instant,
