@@ -58,6 +58,17 @@ function printChannels(channels: readonly Channel[]): void {
   }
 }
 
+/** @throws {Error} if nothing is sent now, by whatever channel */
+async function refuseWhileOff(client: pg.Client): Promise<void> {
+  const { rows: [settings] } = await client.query<Record<string, boolean>>(
+    "select notifications_enabled, jobs_enabled from monitor.settings",
+  );
+  const off = Object.keys(settings!).find((name) => !settings![name]);
+  if (off !== undefined) {
+    throw new Error(`All sending is switched off: update monitor.settings set ${off} = true;`);
+  }
+}
+
 async function sendSamples(
   client: pg.Client,
   channel: Channel,
@@ -166,6 +177,7 @@ async function main(): Promise<boolean> {
         `${channel.channel} is switched off: update monitor.notification_channels set enabled = true where channel = '${channel.channel}';`,
       );
     }
+    await refuseWhileOff(client);
     return await sendSamples(client, channel, values.only, seconds);
   } finally {
     await client.end().catch(() => {});

@@ -175,4 +175,19 @@ describe("npm run notify-test", () => {
       stderr: expect.stringContaining("There is no channel nobody; there is admin-mail"),
     });
   });
+
+  it.each(["notifications_enabled", "jobs_enabled"])(
+    "does not wait for what is switched off: %s",
+    async (setting) => {
+      await db.query(`update monitor.settings set ${setting} = false`);
+      try {
+        expect(await run("--channel", "admin-mail")).toMatchObject({
+          code: 3,
+          stderr: expect.stringContaining(`update monitor.settings set ${setting} = true;`),
+        });
+      } finally {
+        await db.query(`update monitor.settings set ${setting} = true`);
+      }
+    },
+  );
 });
