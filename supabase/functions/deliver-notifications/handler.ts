@@ -45,19 +45,8 @@ export async function deliverNotifications(run: Run, deps: DeliverDeps): Promise
   // Each to its end, whatever becomes of the others: what they have under way would not be recorded.
   const served = await Promise.allSettled(LANES.map((kinds) => serve(kinds, isLate, deps)));
   const told = valueOf(flushed);
-  const lanes = served.map(valueOf);
-  const total = (of: keyof RecordedDeliveries) => lanes.reduce((sum, lane) => sum + lane[of], 0);
-  return {
-    kind: "succeeded",
-    result: {
-      told,
-      sent: total("sent"),
-      retried: total("retried"),
-      parked: total("parked"),
-      stale: total("stale"),
-      complete: !isLate(),
-    },
-  };
+  const recorded = served.map(valueOf).reduce(add, NOTHING);
+  return { kind: "succeeded", result: { told, ...recorded, complete: !isLate() } };
 }
 
 /** @throws what it has failed with */
