@@ -6,7 +6,7 @@ const SECRETS: readonly (readonly [RegExp, string])[] = [
   [/pgv_[^\s"'`,;]*/gi, "pgv_…"],
   // What signs webhooks, opens Resend, and leads into a chat.
   [/whsec_[A-Za-z0-9+/=_-]{4,}/gi, "whsec_…"],
-  [/\bre_[A-Za-z0-9]{4,}_[A-Za-z0-9_-]{8,}/g, "re_…"],
+  [/\bre_[A-Za-z0-9]{8}_[A-Za-z0-9]{16,}/g, "re_…"],
   [/(\bhooks\.slack\.com\/)[^\s"'`,;]+/gi, "$1…"],
   // A JWT begins with the base64url of `{"` or `{` and white space; its signature may be cut off.
   [/\bey[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]*)?/g, "jwt…"],
