@@ -1,6 +1,7 @@
 -- Purpose:  incidents from their opening to the post-mortem: deadlines that escalate, a timeline that writes itself, messages, correlation.
 -- Locks:    access exclusive on incidents, incident_events, incident_alerts and incident_anomalies, all small, while columns and indexes
---           are added; share on system_alerts while an index is built; share row exclusive on notification_channels for a trigger.
+--           are added, and on notifications; share on system_alerts while an index is built; share row exclusive on
+--           notification_channels for a trigger.
 -- Undo:     drop trigger notification_channels_keep_escalation on monitor.notification_channels; drop function
 --           monitor.advance_incidents(timestamptz), monitor.propose_incidents(timestamptz), monitor.draft_post_mortem(bigint, timestamptz),
 --           monitor.incident_timeline(bigint, bigint, integer), monitor.describe_incident(bigint, timestamptz),
@@ -26,7 +27,8 @@
 --           monitor.update_interval(text), monitor.response_target(text), monitor.quote_markdown(text), monitor.escape_markdown(text),
 --           monitor.describe_duration(interval), monitor.describe_time(timestamptz, text), monitor.keep_escalation_channels();
 --           drop table monitor.escalation_levels; drop trigger incidents_record_change on monitor.incidents; drop the indexes
---           system_alerts_opens_incident_idx, incidents_fingerprint_idx and incident_events_source_key_idx, and the columns added here.
+--           system_alerts_opens_incident_idx, incidents_fingerprint_idx and incident_events_source_key_idx, and the columns
+--           added here (one is of notifications).
 
 alter table monitor.incidents
   add column opened_at              timestamptz not null default now(),
@@ -112,15 +114,33 @@ comment on column monitor.incident_events.recorded_at is 'When it was written do
 comment on column monitor.incident_events.actor is 'Who: a user id or a role; pgvigil where nobody did.';
 comment on column monitor.incident_events.source_key is 'What an event that wrote itself is about; null: somebody did it.';
 
-alter table monitor.incident_alerts add column occurrence_count integer not null default 0;
+alter table monitor.incident_alerts
+  add column occurrence_count       integer not null default 0,
+  add column first_fired_at         timestamptz,
+  add column known_resolved_at      timestamptz,
+  add column known_acknowledged_at  timestamptz,
+  add column event_count            integer not null default 0;
 
 update monitor.incident_alerts as link
-set occurrence_count = alert.occurrence_count
+set occurrence_count = alert.occurrence_count, first_fired_at = alert.fired_at
 from monitor.system_alerts as alert
 where alert.alert_id = link.alert_id;
 
 comment on column monitor.incident_alerts.occurrence_count is
   'Up to which of its firings the incident knows it; a later one that finds it resolved is news.';
+comment on column monitor.incident_alerts.first_fired_at is 'The earliest of its firings that is known. Null: it has not fired.';
+comment on column monitor.incident_alerts.known_resolved_at is 'The resolution that the timeline has; another one is news.';
+comment on column monitor.incident_alerts.known_acknowledged_at is 'The acknowledgement that the timeline has; another one is news.';
+comment on column monitor.incident_alerts.event_count is 'What it did that was news, written down or too much of it.';
+
+alter table monitor.notifications add column timeline_state text;
+
+comment on column monitor.notifications.timeline_state is
+  'The state that the timeline of its incident knows; null: none yet, or it is of no incident.';
+
+create index notifications_timeline_news_idx on monitor.notifications (incident_id)
+  where incident_id is not null and state <> 'pending' and timeline_state is distinct from state;
+comment on index monitor.notifications_timeline_news_idx is 'Asked every minute: what a timeline knows is not looked at again.';
 
 alter table monitor.incident_anomalies add column evidence_copied_at timestamptz;
 
@@ -581,15 +601,13 @@ begin
           where not (notifications_enabled and jobs_enabled))]) as remark
       ), p_text),
     p_now, p_actor, p_now, p_source_key);
-  if v_told <> '{}' then
-    perform monitor.wake_deliverer(p_now);
-  end if;
   return v_told;
 end;
 $$;
 
 comment on function monitor.tell_incident(monitor.incidents, text, text, text[], text, text, timestamptz, text) is
-  'Writes a message about an incident to the outbox, one a channel, and to the timeline who is told. Returns by which channels.';
+  'Writes a message about an incident to the outbox, one a channel, and to the timeline who is told. Returns by which channels; the '
+  'caller wakes the deliverer, once for all that it tells.';
 
 create function monitor.write_incident_message(
   p_incident            monitor.incidents,
@@ -698,15 +716,17 @@ begin
     raise exception 'no such alert: %', p_alert_id
       using errcode = 'no_data_found', hint = 'Alerts are the rows of monitor.system_alerts.';
   end if;
-  if (select count(*) from monitor.incident_alerts where incident_id = p_incident_id) >= c_alerts then
-    raise exception 'an incident may have % alerts', c_alerts
-      using errcode = 'program_limit_exceeded', hint = 'Link those that tell something new.';
-  end if;
-  insert into monitor.incident_alerts (incident_id, alert_id, occurrence_count)
-  values (p_incident_id, p_alert_id, v_alert.occurrence_count)
+  insert into monitor.incident_alerts (incident_id, alert_id, occurrence_count, first_fired_at, event_count)
+  values (
+    p_incident_id, p_alert_id, v_alert.occurrence_count, least(v_alert.fired_at, v_alert.recent_firings[1]),
+    (v_alert.fired_at is not null)::integer)
   on conflict do nothing;
   if not found then
     return false;
+  end if;
+  if (select count(*) from monitor.incident_alerts where incident_id = p_incident_id) > c_alerts then
+    raise exception 'an incident may have % alerts', c_alerts
+      using errcode = 'program_limit_exceeded', hint = 'Link those that tell something new.';
   end if;
   if v_alert.fired_at is not null then
     perform monitor.write_incident_event(
@@ -800,13 +820,13 @@ begin
     raise exception 'no such anomaly: %', p_anomaly_id
       using errcode = 'no_data_found', hint = 'Anomalies are the rows of monitor.anomaly_detections and of its archive.';
   end if;
-  if (select count(*) from monitor.incident_anomalies where incident_id = p_incident_id) >= c_anomalies then
-    raise exception 'an incident may have % anomalies', c_anomalies
-      using errcode = 'program_limit_exceeded', hint = 'Link those that tell something new: the samples of each are copied.';
-  end if;
   insert into monitor.incident_anomalies (incident_id, anomaly_id) values (p_incident_id, p_anomaly_id) on conflict do nothing;
   if not found then
     return null;
+  end if;
+  if (select count(*) from monitor.incident_anomalies where incident_id = p_incident_id) > c_anomalies then
+    raise exception 'an incident may have % anomalies', c_anomalies
+      using errcode = 'program_limit_exceeded', hint = 'Link those that tell something new: the samples of each are copied.';
   end if;
   perform monitor.write_incident_event(
     p_incident_id, 'anomaly', format('Anomaly %s of %s was linked.', p_anomaly_id, v_metric), p_now, p_actor, p_now);
@@ -825,101 +845,112 @@ security invoker
 set search_path = ''
 as $$
 declare
-  c_of_an_alert constant integer := 40; -- one that flaps for days must not fill the timeline
+  c_news        constant integer := 1000; -- of each, a call; what is left follows with the next
+  c_of_an_alert constant integer := 40;   -- one that flaps for days must not fill the timeline
   v_written  integer;
   v_count    integer;
 begin
   -- Firings are news to those that are not resolved. One that somebody is working on waits for the next call.
   with news as (
-    select link.incident_id, alert.alert_id, alert.name, alert.occurrence_count, coalesce(alert.fired_at, p_now) as at
+    select link.incident_id, link.alert_id
     from monitor.incident_alerts as link
+    join monitor.incidents as incident using (incident_id)
     join monitor.system_alerts as alert using (alert_id)
-    where link.incident_id = any (p_incident_ids) and link.occurrence_count < alert.occurrence_count
+    where link.incident_id = any (p_incident_ids) and (
+      (link.occurrence_count < alert.occurrence_count and incident.resolved_at is null)
+      or (alert.fired_at is not null and alert.resolved_at <> coalesce(link.known_resolved_at, 'infinity'))
+      or alert.acknowledged_at <> coalesce(link.known_acknowledged_at, 'infinity'))
+    order by link.incident_id, link.alert_id
+    limit c_news
   ), locked as (
-    select incident_id from monitor.incidents
-    where incident_id in (select incident_id from news) and resolved_at is null
+    select incident_id, resolved_at is null as is_open
+    from monitor.incidents
+    where incident_id in (select incident_id from news)
     for no key update skip locked
-  ), known as (
-    update monitor.incident_alerts as link
-    set occurrence_count = news.occurrence_count
+  ), judged as (
+    select link.incident_id, alert.*,
+      locked.is_open and link.occurrence_count < alert.occurrence_count as has_fired,
+      coalesce(alert.fired_at is not null and alert.resolved_at <> coalesce(link.known_resolved_at, 'infinity'), false) as has_resolved,
+      coalesce(alert.acknowledged_at <> coalesce(link.known_acknowledged_at, 'infinity'), false) as is_newly_acknowledged
     from news
     join locked using (incident_id)
-    where link.incident_id = news.incident_id and link.alert_id = news.alert_id and link.occurrence_count < news.occurrence_count
-    returning news.*
+    join monitor.incident_alerts as link using (incident_id, alert_id)
+    join monitor.system_alerts as alert using (alert_id)
+  ), known as (
+    update monitor.incident_alerts as link
+    set occurrence_count = case when judged.has_fired then judged.occurrence_count else link.occurrence_count end,
+        first_fired_at = case when judged.has_fired then least(link.first_fired_at, judged.fired_at) else link.first_fired_at end,
+        known_resolved_at = case when judged.has_resolved then judged.resolved_at else link.known_resolved_at end,
+        known_acknowledged_at = case when judged.is_newly_acknowledged then judged.acknowledged_at else link.known_acknowledged_at end,
+        event_count = link.event_count + judged.has_fired::integer + judged.has_resolved::integer + judged.is_newly_acknowledged::integer
+    from judged
+    where link.incident_id = judged.incident_id and link.alert_id = judged.alert_id
+    returning judged.*, link.event_count
+  ), change as (
+    select known.incident_id, happened.at, happened.text,
+      format('alert:%s:%s', known.alert_id, happened.key) as key,
+      -- The last of them has the number that the link has come to.
+      known.event_count + 1 - row_number() over (partition by known.incident_id, known.alert_id order by happened.place desc) as number
+    from known
+    cross join monitor.settings
+    cross join lateral (
+      select 1 as place, coalesce(known.fired_at, p_now) as at, 'fired:' || known.occurrence_count as key,
+        format('Alert %s (%s) fired%s.', known.alert_id, known.name, case when known.occurrence_count > 1 then ' again' else '' end) as text
+      where known.has_fired
+      union all
+      select 2, known.acknowledged_at, 'acknowledged:' || monitor.epoch_ms(known.acknowledged_at),
+        format('Alert %s (%s) was acknowledged by %s until %s: %s', known.alert_id, known.name, known.acknowledged_by,
+          monitor.describe_time(known.acknowledged_until, settings.time_zone), known.acknowledged_because)
+      where known.is_newly_acknowledged
+      union all
+      select 3, known.resolved_at, 'resolved:' || monitor.epoch_ms(known.resolved_at),
+        format('Alert %s (%s) resolved%s.', known.alert_id, known.name, coalesce(': ' || known.resolved_because, ''))
+      where known.has_resolved
+    ) as happened
   )
   insert into monitor.incident_events (incident_id, kind, description, happened_at, actor, recorded_at, source_key)
-  select known.incident_id, 'alert',
-    format('Alert %s (%s) fired%s.%s', known.alert_id, known.name, case when known.occurrence_count > 1 then ' again' else '' end,
-      case when story.events = c_of_an_alert - 1 then ' What it does from here on is not written down.' else '' end),
-    known.at, 'pgvigil', p_now, format('alert:%s:fired:%s', known.alert_id, known.occurrence_count)
-  from known
-  cross join lateral (
-    select count(*) as events from monitor.incident_events as event
-    where event.incident_id = known.incident_id and starts_with(event.source_key, format('alert:%s:', known.alert_id))
-  ) as story
-  where story.events < c_of_an_alert
+  select incident_id, 'alert', text || case when number = c_of_an_alert then ' What it does from here on is not written down.' else '' end,
+    at, 'pgvigil', p_now, key
+  from change
+  where number <= c_of_an_alert
+  order by incident_id, at
   on conflict (incident_id, source_key) where source_key is not null do nothing;
   get diagnostics v_written = row_count;
 
   with news as (
-    select link.incident_id, alert.alert_id, change.at, change.key, change.text
-    from monitor.incident_alerts as link
-    join monitor.system_alerts as alert using (alert_id)
-    cross join lateral (
-      select alert.resolved_at as at, format('alert:%s:resolved:%s', alert.alert_id, monitor.epoch_ms(alert.resolved_at)) as key,
-        format('Alert %s (%s) resolved%s.', alert.alert_id, alert.name, coalesce(': ' || alert.resolved_because, '')) as text
-      where alert.resolved_at is not null and alert.fired_at is not null
-      union all
-      select alert.acknowledged_at, format('alert:%s:acknowledged:%s', alert.alert_id, monitor.epoch_ms(alert.acknowledged_at)),
-        format('Alert %s (%s) was acknowledged by %s until %s: %s', alert.alert_id, alert.name, alert.acknowledged_by,
-          monitor.describe_time(alert.acknowledged_until, settings.time_zone), alert.acknowledged_because)
-      from monitor.settings
-      where alert.acknowledged_at is not null
-    ) as change
-    where link.incident_id = any (p_incident_ids)
-    union all
-    select notification.incident_id, null, coalesce(outcome.at, p_now),
-      format('notification:%s:%s', notification.notification_id, notification.state),
-      format('%s to %s %s', case notification.payload ->> 'message'
-          when 'alert' then 'Initial alert' when 'update' then 'Status update' when 'resolution' then 'Resolution' else 'Escalation' end,
-        notification.channel, outcome.text)
-    from monitor.notifications as notification
-    left join monitor.notification_channels as channel using (channel)
-    cross join lateral (
-      select
-        case when notification.state in ('sent', 'delivered') then coalesce(notification.delivered_at, notification.sent_at) end as at,
-        case notification.state
-          -- Of a mail the provider says later whether it arrived; others have no later word.
-          when 'sent' then case when channel.kind is distinct from 'email' then 'was taken.' end
-          when 'delivered' then 'was delivered.'
-          when 'bounced' then 'bounced' || coalesce(': ' || notification.last_error, '.')
-          when 'complained' then 'was delivered, and marked as spam.'
-          when 'parked' then 'was given up' || coalesce(': ' || notification.last_error, '.')
-          when 'discarded' then 'was not sent: ' || coalesce(notification.last_error, 'its channel was deleted') || '.' end as text
-    ) as outcome
-    where notification.incident_id = any (p_incident_ids) and not notification.is_test and outcome.text is not null
-  ), fresh as (
-    select * from news
-    where not exists (
-      select from monitor.incident_events as event where event.incident_id = news.incident_id and event.source_key = news.key)
-  ), locked as (
-    select incident_id from monitor.incidents
-    where incident_id in (select incident_id from fresh)
+    select notification_id from monitor.notifications
+    where incident_id = any (p_incident_ids) and state <> 'pending' and timeline_state is distinct from state
+    order by notification_id
+    limit c_news
     for no key update skip locked
+  ), known as (
+    update monitor.notifications as notification
+    set timeline_state = notification.state
+    from news
+    where notification.notification_id = news.notification_id
+    returning notification.*
   )
   insert into monitor.incident_events (incident_id, kind, description, happened_at, actor, recorded_at, source_key)
-  select fresh.incident_id, case when fresh.alert_id is null then 'delivery' else 'alert' end,
-    fresh.text || case when story.events = c_of_an_alert - 1 then ' What it does from here on is not written down.' else '' end,
-    fresh.at, 'pgvigil', p_now, fresh.key
-  from fresh
-  join locked using (incident_id)
+  select known.incident_id, 'delivery',
+    format('%s to %s %s', case known.payload ->> 'message'
+        when 'alert' then 'Initial alert' when 'update' then 'Status update' when 'resolution' then 'Resolution' else 'Escalation' end,
+      known.channel, outcome.text),
+    coalesce(case when known.state in ('sent', 'delivered') then coalesce(known.delivered_at, known.sent_at) end, p_now), 'pgvigil', p_now,
+    format('notification:%s:%s', known.notification_id, known.state)
+  from known
+  left join monitor.notification_channels as channel using (channel)
   cross join lateral (
-    select count(*) as events from monitor.incident_events as event
-    where event.incident_id = fresh.incident_id and starts_with(event.source_key, format('alert:%s:', fresh.alert_id))
-      and fresh.alert_id is not null
-  ) as story
-  where story.events < c_of_an_alert
-  order by fresh.incident_id, fresh.at
+    select case known.state
+      -- Of a mail the provider says later whether it arrived; others have no later word.
+      when 'sent' then case when channel.kind is distinct from 'email' then 'was taken.' end
+      when 'delivered' then 'was delivered.'
+      when 'bounced' then 'bounced' || coalesce(': ' || known.last_error, '.')
+      when 'complained' then 'was delivered, and marked as spam.'
+      when 'parked' then 'was given up' || coalesce(': ' || known.last_error, '.')
+      when 'discarded' then 'was not sent: ' || coalesce(known.last_error, 'its channel was deleted') || '.' end as text
+  ) as outcome
+  where outcome.text is not null and not known.is_test
+  order by known.notification_id
   on conflict (incident_id, source_key) where source_key is not null do nothing;
   get diagnostics v_count = row_count;
   return v_written + v_count;
@@ -928,7 +959,8 @@ $$;
 
 comment on function monitor.record_incident_events(bigint[], timestamptz) is
   'Writes to the timelines what linked alerts did and what became of messages, each once: fired (while the incident is not resolved), '
-  'resolved, acknowledged; taken, delivered, bounced, given up. At most 40 of an alert. Returns how many.';
+  'resolved, acknowledged; taken, delivered, bounced, given up. At most 40 of an alert, and of 1,000 alerts and 1,000 messages a call. '
+  'Returns how many.';
 
 -- What people do.
 
@@ -1010,6 +1042,7 @@ begin
   perform monitor.record_incident_events(array[v_incident.incident_id], p_now);
   if p_tell is not false then
     v_told := monitor.write_incident_message(v_incident, 'alert', coalesce(v_text, v_title), null, null, v_actor, p_now);
+    perform monitor.wake_deliverer(p_now);
   end if;
   return (
     select to_jsonb(incident) || jsonb_build_object('told', v_told)
@@ -1200,6 +1233,7 @@ begin
       case when v_before.resolved_at is not null then 'It was resolved, and is open again. ' else '' end || coalesce(v_text, v_default)
         || coalesce(v_firing, ''),
       null, null, v_actor, p_now);
+    perform monitor.wake_deliverer(p_now);
   end if;
   return (
     select to_jsonb(incident) || jsonb_build_object('told', v_told)
@@ -1520,6 +1554,7 @@ begin
       when 'resolution' then format('Resolved after %s.', monitor.describe_duration(v_incident.resolved_at - v_incident.started_at))
       else v_incident.title end),
     v_channels, p_next_update_due_at, monitor.current_actor(), p_now);
+  perform monitor.wake_deliverer(p_now);
   if v_told = '{}' then
     raise exception 'there is no channel to tell incident % by', p_incident_id
       using errcode = 'object_not_in_prerequisite_state',
@@ -1562,11 +1597,9 @@ as $$
       response.acknowledged_at,
       -- By an alert, by who wrote it down, or by who was on it before it was written down.
       greatest(incident.started_at, least(incident.opened_at, response.acknowledged_at, (
-        select min(least(alert.fired_at, alert.recent_firings[1], event.happened_at))
+        select min(least(link.first_fired_at, alert.fired_at, alert.recent_firings[1]))
         from monitor.incident_alerts as link
         join monitor.system_alerts as alert using (alert_id)
-        left join monitor.incident_events as event
-          on event.incident_id = link.incident_id and event.source_key = format('alert:%s:fired:1', link.alert_id)
         where link.incident_id = incident.incident_id))) as detected_at
     from monitor.incidents as incident
     cross join lateral (
@@ -1755,10 +1788,8 @@ begin
     join monitor.system_alerts as alert using (alert_id)
     left join monitor.alert_rules as rule on rule.rule_id = alert.rule_id
     cross join lateral (
-      -- A row keeps only when it last began to fire; the timeline knows the times before.
-      select least(alert.fired_at, alert.recent_firings[1], min(event.happened_at)) as first_at
-      from monitor.incident_events as event
-      where event.incident_id = link.incident_id and starts_with(event.source_key, format('alert:%s:fired:', alert.alert_id))
+      -- An alert keeps only when it last began to fire; its link knows the times before.
+      select least(link.first_fired_at, alert.fired_at, alert.recent_firings[1]) as first_at
     ) as fired
     where link.incident_id = p_incident_id
   ) as linked;
@@ -1874,6 +1905,7 @@ begin
   v_alerts := array(
     select alert_id from monitor.system_alerts
     where mode = 'live' and fired_at <= p_now and (resolved_at is null or fired_at > p_now - c_recent)
+      and (resolved_at is null or resolved_at > p_now - c_recent) -- which follows, and has an index
     order by fired_at desc, alert_id desc
     limit c_considered + 1);
   v_anomalies := array(
@@ -1976,9 +2008,11 @@ returns jsonb
 language plpgsql
 security invoker
 set search_path = ''
+set lock_timeout = '1s' -- who opens one of the same alert again, and does not commit, must not keep all evaluations waiting
 as $$
 declare
   v_alert     monitor.system_alerts;
+  v_related   bigint[];
   v_known     bigint;
   v_incident  monitor.incidents;
   v_before    text;
@@ -1986,14 +2020,13 @@ declare
   v_told      text[];
 begin
   select * into v_alert from monitor.system_alerts where alert_id = p_alert_id;
-  select incident.incident_id into v_known
-  from monitor.incidents as incident
-  where incident.resolved_at is null and (incident.fingerprint = v_alert.fingerprint or exists (
-    select from monitor.incident_alerts as link
-    join monitor.system_alerts as other using (alert_id)
-    where link.incident_id = incident.incident_id and other.fingerprint = v_alert.fingerprint))
-  order by incident.incident_id
-  limit 1;
+  -- Step by step, each by an index, however many incidents there are.
+  v_related := array(
+    select incident_id from monitor.incident_alerts
+    where alert_id = any (array(select other.alert_id from monitor.system_alerts as other where other.fingerprint = v_alert.fingerprint))
+    union
+    select incident_id from monitor.incidents where fingerprint = v_alert.fingerprint and resolved_at is null);
+  select min(incident_id) into v_known from monitor.incidents where incident_id = any (v_related) and resolved_at is null;
   if v_known is not null then
     -- Whoever works on it may be resolving it: that is known the next time.
     perform from monitor.incidents where incident_id = v_known and resolved_at is null for no key update skip locked;
@@ -2006,10 +2039,7 @@ begin
   select format('Incident %s, which had the same alert, was resolved %s before. ', before.incident_id,
     monitor.describe_duration(p_now - before.resolved_at)) into v_before
   from monitor.incidents as before
-  where before.resolved_at > p_now - interval '24 hours' and (before.fingerprint = v_alert.fingerprint or exists (
-    select from monitor.incident_alerts as link
-    join monitor.system_alerts as other using (alert_id)
-    where link.incident_id = before.incident_id and other.fingerprint = v_alert.fingerprint))
+  where before.incident_id = any (v_related) and before.resolved_at > p_now - interval '24 hours'
   order by before.resolved_at desc
   limit 1;
   v_text := left(coalesce(v_before, '') || coalesce(
@@ -2211,6 +2241,9 @@ begin
           'incident_id', v_link.incident_id, 'error', left(sqlstate || ': ' || sqlerrm, 300));
       end;
     end loop;
+  end if;
+  if v_told > 0 then
+    perform monitor.wake_deliverer(p_now);
   end if;
   return jsonb_build_object(
     'opened', v_opened, 'linked', v_linked, 'escalated', v_escalated, 'told', v_told, 'events', v_events,

@@ -727,6 +727,8 @@ describe("the timeline writes itself", () => {
     );
     expect(events).toHaveLength(40);
     expect(events.at(-1)!.description).toContain("is not written down");
+    expect(events.filter(({ description }) => description.includes("not written down")))
+      .toHaveLength(1);
     // Which firings it knows goes on, so that resolving it settles the last one.
     const { rows } = await query("select occurrence_count from monitor.incident_alerts");
     expect(rows).toEqual([{ occurrence_count: 31 }]);
@@ -804,6 +806,90 @@ describe("the timeline writes itself", () => {
   });
 });
 
+describe("however much there is, an advance stays within its time", () => {
+  it("with 1,001 messages of which something is known", async ({ query }) => {
+    const incident = await open(query, { p_severity: "P3" });
+    await query(
+      `insert into monitor.notifications (channel, incident_id, payload, state, created_at, next_attempt_at, sent_at)
+       select 'gone', $1, '{"message": "escalation"}', 'sent', $2::timestamptz, $2::timestamptz, $2::timestamptz
+       from generate_series(1, 1001)`,
+      [incident.incident_id, iso(NOON)],
+    );
+    expect(await advance(query, NOON)).toMatchObject({ events: 1000 });
+    expect(await advance(query, NOON)).toMatchObject({ events: 1 });
+    expect(await advance(query, NOON)).toMatchObject({ events: 0 });
+  });
+
+  it("with 100,000 messages of which all is known", async ({ query }) => {
+    await query(
+      `insert into monitor.incidents (title, severity, started_at, opened_at)
+       select 'old', 'P3', $1, $1 from generate_series(1, 1000)`,
+      [iso(NOON)],
+    );
+    await query(
+      `insert into monitor.notifications
+         (channel, incident_id, payload, state, timeline_state, created_at, next_attempt_at, sent_at)
+       select 'gone', incident_id, '{"message": "escalation"}', 'sent', 'sent', $1::timestamptz, $1::timestamptz, $1::timestamptz
+       from monitor.incidents cross join generate_series(1, 100)`,
+      [iso(NOON)],
+    );
+    const start = performance.now();
+    expect(await advance(query, NOON)).toEqual(NOTHING);
+    expect(performance.now() - start).toBeLessThan(2000);
+  });
+
+  it("with 1,000 alerts of one incident that flap, and end all at once", async ({ query }) => {
+    const incident = await open(query, { p_tell: false });
+    await query(
+      `with alert as (
+         insert into monitor.system_alerts (fingerprint, name, source, severity, opened_at, active_at, fired_at, last_seen_at, occurrence_count)
+         select 'many ' || n, 'Many', 'rule', 'info', $2, $2, $2, $2, 38 from generate_series(1, 1000) as n returning alert_id
+       ) insert into monitor.incident_alerts (incident_id, alert_id, occurrence_count, event_count)
+         select $1, alert_id, 38, 38 from alert`,
+      [incident.incident_id, iso(NOON)],
+    );
+    await query(
+      `insert into monitor.incident_events (incident_id, happened_at, actor, description, kind, source_key)
+       select incident_id, $1, 'pgvigil', 'x', 'alert', format('alert:%s:fired:%s', alert_id, n)
+       from monitor.incident_alerts cross join generate_series(1, 38) as n`,
+      [iso(NOON)],
+    );
+    await query(
+      "update monitor.system_alerts set resolved_at = $1, resolved_because = 'over'",
+      [iso(NOON + MINUTE)],
+    );
+    const start = performance.now();
+    expect(await advance(query, NOON + MINUTE)).toEqual({ ...NOTHING, events: 1000 });
+    expect(performance.now() - start).toBeLessThan(4000);
+    expect(await advance(query, NOON + MINUTE)).toEqual(NOTHING);
+  });
+
+  it("and calls who delivers once, not once for each incident", async ({ query, asOwner }) => {
+    await asOwner("create sequence monitor.wakes");
+    await asOwner(
+      `create or replace function monitor.wake_deliverer(p_now timestamptz default clock_timestamp(), p_ahead_seconds double precision default 0)
+       returns jsonb language sql security definer set search_path = '' as $$ select to_jsonb(nextval('monitor.wakes')) $$`,
+    );
+    const wakes = async () =>
+      (await asOwner(
+        "select case when is_called then last_value::int else 0 end as n from monitor.wakes",
+      ))
+        .rows[0];
+    await addChannel(query, "ops");
+    for (const _ of range(3)) await addAsking(query, { severity: "P0" });
+    expect(await advance(query, NOON)).toMatchObject({ opened: 3, told: 3 });
+    expect(await wakes()).toEqual({ n: 1 });
+    expect(await advance(query, NOON + 15 * MINUTE)).toMatchObject({ escalated: 3 });
+    expect(await wakes()).toEqual({ n: 2 });
+    await advance(query, NOON + 15 * MINUTE);
+    expect(await wakes()).toEqual({ n: 2 });
+    const incident = await open(query);
+    await act(query, "send_incident_message", incident, { p_message: "update", p_text: "soon" });
+    await resolve(query, incident, NOON);
+    expect(await wakes()).toEqual({ n: 5 });
+  });
+});
+
 describe("two sessions at once", () => {
   it("open one incident for an alert, and escalate it once", async ({ ownDatabase }) => {
     const [one, other] = [await ownDatabase.connect(), await ownDatabase.connect()];
@@ -861,5 +947,35 @@ describe("two sessions at once", () => {
       told: 1,
       events: 1,
     });
+  });
+
+  it("pass over an alert whose incident somebody opens again and keeps to himself", async ({ ownDatabase }) => {
+    const [one, other] = [await ownDatabase.connect(), await ownDatabase.connect()];
+    const query = queryOf(one);
+    await query("set statement_timeout = '8s'");
+    await addAsking(query, { fingerprint: "same", severity: "P0" });
+    await advance(query, NOON);
+    const [incident] = await readIncidents(query);
+    await resolve(query, incident!, NOON + MINUTE);
+    await fireAgain(
+      query,
+      (await query<{ id: number }>("select alert_id as id from monitor.system_alerts")).rows[0]!.id,
+      NOON + 2 * MINUTE,
+    );
+    await addAsking(query, { severity: "P3" });
+
+    await other.query("begin");
+    await act(queryOf(other), "set_incident_state", incident!, {
+      p_state: "open",
+      p_now: iso(NOON + 2 * MINUTE),
+    });
+    expect(await advance(query, NOON + 2 * MINUTE)).toMatchObject({
+      opened: 1,
+      failed: 1,
+      failures: [{ error: expect.stringContaining("55P03") }],
+    });
+    await other.query("commit");
+    expect(await advance(query, NOON + 2 * MINUTE)).toMatchObject({ opened: 0, failed: 0 });
+    expect(await readIncidents(query)).toHaveLength(2);
   });
 });

@@ -576,10 +576,11 @@ describe("links to alerts", () => {
        ) insert into monitor.incident_alerts (incident_id, alert_id, occurrence_count) select $1, alert_id, 1 from alert`,
       [incident.incident_id, iso(NOON)],
     );
-    const link = async () =>
-      act(query, "link_alert", incident, { p_alert_id: await addAlert(query) });
-    await link();
-    await expect(link()).rejects.toMatchObject({ code: "54000" });
+    const link = (p_alert_id: number) => act(query, "link_alert", incident, { p_alert_id });
+    const last = await addAlert(query);
+    expect(await link(last)).toBe(true);
+    await expect(link(await addAlert(query))).rejects.toMatchObject({ code: "54000" });
+    expect(await link(last)).toBe(false); // it is there: nothing is too many
   });
 });
 
