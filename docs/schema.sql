@@ -376,8 +376,8 @@ grant select on monitor.audit_log to authenticated;
 grant select on monitor.audit_log to service_role;
 comment on table monitor.audit_log is 'One change of configuration: who, what, when, before and after. Append-only.';
 comment on column monitor.audit_log.object is 'Table that was changed, without its schema.';
-comment on column monitor.audit_log.before is 'The row before, null for an insert.';
-comment on column monitor.audit_log.after is 'The row after, null for a delete.';
+comment on column monitor.audit_log.before is 'The row before, of an incident its key and what changed of it; null for an insert.';
+comment on column monitor.audit_log.after is 'The row after, of an incident its key and what changed of it; null for a delete.';
 
 create table monitor.chunk_times (
   times_id integer not null generated always as identity,
@@ -636,7 +636,8 @@ alter table monitor.incidents enable row level security;
 CREATE UNIQUE INDEX incidents_fingerprint_idx ON monitor.incidents USING btree (fingerprint) WHERE (resolved_at IS NULL);
 CREATE INDEX incidents_resolved_at_idx ON monitor.incidents USING btree (resolved_at);
 create policy incidents_select_authenticated on monitor.incidents for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
-CREATE TRIGGER incidents_record_change AFTER INSERT OR DELETE OR UPDATE ON monitor.incidents FOR EACH ROW EXECUTE FUNCTION monitor.record_change();
+CREATE TRIGGER incidents_record_change AFTER INSERT OR DELETE ON monitor.incidents FOR EACH ROW EXECUTE FUNCTION monitor.record_change();
+CREATE TRIGGER incidents_record_changed_columns AFTER UPDATE ON monitor.incidents FOR EACH ROW WHEN ((old.* IS DISTINCT FROM new.*)) EXECUTE FUNCTION monitor.record_changed_columns('incident_id');
 grant select on monitor.incidents to authenticated;
 grant delete, insert, select, update on monitor.incidents to service_role;
 comment on table monitor.incidents is 'An incident from its start to its resolution.';
@@ -1708,7 +1709,7 @@ begin
     select alert.alert_id
     from monitor.system_alerts as alert
     where alert.labels ? 'pgvigil_incident' and alert.resolved_at is null
-      and alert.fired_at is not null and alert.mode = 'live' and alert.labels ->> 'pgvigil_incident' in ('P0', 'P1', 'P2', 'P3')
+      and alert.fired_at is not null and alert.mode = 'live' and alert.labels ->> 'pgvigil_incident' <> ''
       and not exists (
         select from monitor.incident_alerts as link
         join monitor.incidents as incident using (incident_id)
@@ -1723,7 +1724,7 @@ begin
       from monitor.system_alerts as alert
       where alert.alert_id = any (v_asking)
         and not exists (select from unnest(v_muted) as muted (alert_id) where muted.alert_id = alert.alert_id)
-      order by alert.labels ->> 'pgvigil_incident', alert.fired_at, alert.alert_id
+      order by monitor.severity_of_label(alert.labels ->> 'pgvigil_incident'), alert.fired_at, alert.alert_id
       limit c_openings
     loop
       begin
@@ -6471,12 +6472,17 @@ declare
   v_alert     monitor.system_alerts;
   v_related   bigint[];
   v_known     bigint;
+  v_label     text;
+  v_severity  text;
+  v_remark    text := '';
   v_incident  monitor.incidents;
   v_before    text;
   v_text      text;
   v_told      text[];
 begin
   select * into v_alert from monitor.system_alerts where alert_id = p_alert_id;
+  v_label := v_alert.labels ->> 'pgvigil_incident';
+  v_severity := monitor.severity_of_label(v_label);
   -- Step by step, each by an index, however many incidents there are.
   v_related := array(
     select incident_id from monitor.incident_alerts
@@ -6499,8 +6505,12 @@ begin
   where before.incident_id = any (v_related) and before.resolved_at > p_now - interval '24 hours'
   order by before.resolved_at desc
   limit 1;
-  v_text := left(coalesce(v_before, '') || coalesce(
-    nullif(btrim(v_alert.annotations ->> 'description'), ''), nullif(btrim(v_alert.annotations ->> 'summary'), ''), v_alert.name), 10000);
+  if v_severity <> upper(btrim(v_label)) then
+    v_remark := format('The label says "%s", which is none of P0 to P3: taken for %s. ', left(v_label, 100), v_severity);
+  end if;
+  v_text := left(coalesce(v_before, '') || v_remark || coalesce(
+    nullif(btrim(v_alert.annotations ->> 'description', E' \t\r\n'), ''), nullif(btrim(v_alert.annotations ->> 'summary', E' \t\r\n'), ''),
+    v_alert.name), 10000);
   v_incident := monitor.create_incident(
     coalesce((
       select nullif(btrim(left(regexp_replace(text, '[[:cntrl:][:space:]]+', ' ', 'g'), 200)), '')
@@ -6508,8 +6518,8 @@ begin
       where text ~ '\S'
       order by place
       limit 1), format('Alert %s', p_alert_id)),
-    v_alert.labels ->> 'pgvigil_incident', least(v_alert.active_at, v_alert.fired_at, p_now), '{}', v_alert.fingerprint, null,
-    format('Opened by alert %s (%s) and its label pgvigil_incident. %s', p_alert_id, v_alert.name,
+    v_severity, least(v_alert.active_at, v_alert.fired_at, p_now), '{}', v_alert.fingerprint, null,
+    format('Opened by alert %s (%s) and its label pgvigil_incident. %s%s', p_alert_id, v_alert.name, v_remark,
       case when v_before is null then '' else v_before || 'This is a new one: that one is not opened again by itself.' end),
     'pgvigil', p_now);
   if v_incident.incident_id is null then
@@ -8094,6 +8104,25 @@ begin
 end;
 $function$;
 comment on function monitor.record_change() is 'Trigger of every table of configuration: writes one row of monitor.audit_log for each row that really changed. Columns that the trigger names are neither recorded nor a change.';
+
+CREATE OR REPLACE FUNCTION monitor.record_changed_columns()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO ''
+AS $function$
+declare
+  v_before  jsonb := to_jsonb(old);
+  v_after   jsonb := to_jsonb(new);
+begin
+  insert into monitor.audit_log (actor, action, object, before, after)
+  select monitor.current_actor(), 'update', tg_table_name, jsonb_object_agg(key, v_before -> key), jsonb_object_agg(key, v_after -> key)
+  from jsonb_object_keys(v_after) as key
+  where key = tg_argv[0] or v_before -> key is distinct from v_after -> key;
+  return null;
+end;
+$function$;
+comment on function monitor.record_changed_columns() is 'Trigger for rows that change often and hold long texts: as monitor.record_change, but of an update only the columns that changed, and the key, which is its argument.';
 
 CREATE OR REPLACE FUNCTION monitor.record_collection(p_run_id uuid, p_scheduled_at timestamp with time zone, p_results jsonb)
  RETURNS jsonb
@@ -10518,6 +10547,18 @@ $function$;
 grant execute on function monitor.set_schedule(text,text,timestamp with time zone) to authenticated;
 grant execute on function monitor.set_schedule(text,text,timestamp with time zone) to service_role;
 comment on function monitor.set_schedule(text,text,timestamp with time zone) is 'Sets when a job runs, in job_schedules and in pg_cron; repeating it changes nothing. Recorded in the audit log. Errors: 42501 for a user who is no admin, 22023 for an unknown job or a schedule that is none.';
+
+CREATE OR REPLACE FUNCTION monitor.severity_of_label(p_label text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO ''
+AS $function$
+  select case when upper(btrim(p_label)) in ('P0', 'P1', 'P2', 'P3') then upper(btrim(p_label)) else 'P3' end;
+$function$;
+grant execute on function monitor.severity_of_label(text) to authenticated;
+grant execute on function monitor.severity_of_label(text) to service_role;
+comment on function monitor.severity_of_label(text) is 'The severity that a label pgvigil_incident asks for. Rules cannot be saved with another word; the labels of a series may bring one, which asks for P3: an incident that is not grave is seen, none is not.';
 
 CREATE OR REPLACE FUNCTION monitor.silence_alerts(p_matchers jsonb, p_ends_at timestamp with time zone, p_reason text, p_starts_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_weekdays integer[] DEFAULT NULL::integer[], p_from_time time without time zone DEFAULT NULL::time without time zone, p_until_time time without time zone DEFAULT NULL::time without time zone, p_now timestamp with time zone DEFAULT now())
  RETURNS bigint

@@ -24,11 +24,12 @@
 --           monitor.write_incident_event(bigint, text, text, timestamptz, text, timestamptz, text), monitor.lock_incident(bigint),
 --           monitor.check_components(text[]), monitor.check_channels(text[]), monitor.check_incident_text(text, text, integer),
 --           monitor.update_enforced_at(monitor.incidents), monitor.response_enforced_at(monitor.incidents),
---           monitor.update_interval(text), monitor.response_target(text), monitor.quote_markdown(text), monitor.escape_markdown(text),
+--           monitor.update_interval(text), monitor.response_target(text), monitor.severity_of_label(text),
+--           monitor.quote_markdown(text), monitor.escape_markdown(text),
 --           monitor.describe_duration(interval), monitor.describe_time(timestamptz, text), monitor.keep_escalation_channels();
---           drop table monitor.escalation_levels; drop trigger incidents_record_change on monitor.incidents; drop the indexes
---           system_alerts_opens_incident_idx, incidents_fingerprint_idx and incident_events_source_key_idx, and the columns
---           added here (one is of notifications).
+--           drop table monitor.escalation_levels; drop trigger incidents_record_change, incidents_record_changed_columns
+--           on monitor.incidents; drop function monitor.record_changed_columns(); drop the indexes system_alerts_opens_incident_idx,
+--           incidents_fingerprint_idx and incident_events_source_key_idx, and the columns added here (one is of notifications).
 
 alter table monitor.incidents
   add column opened_at              timestamptz not null default now(),
@@ -92,9 +93,39 @@ comment on column monitor.incidents.fingerprint is 'Of the alert that opened it 
 comment on column monitor.incidents.root_cause is 'Null: yet to be written, as fix and prevention.';
 comment on column monitor.incidents.post_mortem_on is 'The day on which it is talked about.';
 
+create function monitor.record_changed_columns()
+returns trigger
+language plpgsql
+security definer -- nobody who changes a row may write or rewrite its record
+set search_path = ''
+as $$
+declare
+  v_before  jsonb := to_jsonb(old);
+  v_after   jsonb := to_jsonb(new);
+begin
+  insert into monitor.audit_log (actor, action, object, before, after)
+  select monitor.current_actor(), 'update', tg_table_name, jsonb_object_agg(key, v_before -> key), jsonb_object_agg(key, v_after -> key)
+  from jsonb_object_keys(v_after) as key
+  where key = tg_argv[0] or v_before -> key is distinct from v_after -> key;
+  return null;
+end;
+$$;
+
+comment on function monitor.record_changed_columns() is
+  'Trigger for rows that change often and hold long texts: as monitor.record_change, but of an update only the columns that changed, '
+  'and the key, which is its argument.';
+
 create trigger incidents_record_change
-  after insert or update or delete on monitor.incidents
+  after insert or delete on monitor.incidents
   for each row execute function monitor.record_change();
+
+create trigger incidents_record_changed_columns
+  after update on monitor.incidents
+  for each row when (old is distinct from new)
+  execute function monitor.record_changed_columns('incident_id');
+
+comment on column monitor.audit_log.before is 'The row before, of an incident its key and what changed of it; null for an insert.';
+comment on column monitor.audit_log.after is 'The row after, of an incident its key and what changed of it; null for a delete.';
 
 alter table monitor.incident_events
   add column kind         text        not null default 'note',
@@ -282,6 +313,20 @@ $$;
 
 comment on function monitor.quote_markdown(text) is
   'A text as paragraphs of Markdown, one a line, that show it and nothing else. Null for a blank one.';
+
+create function monitor.severity_of_label(p_label text)
+returns text
+language sql
+immutable
+security invoker
+set search_path = ''
+as $$
+  select case when upper(btrim(p_label)) in ('P0', 'P1', 'P2', 'P3') then upper(btrim(p_label)) else 'P3' end;
+$$;
+
+comment on function monitor.severity_of_label(text) is
+  'The severity that a label pgvigil_incident asks for. Rules cannot be saved with another word; the labels of a series may bring one, '
+  'which asks for P3: an incident that is not grave is seen, none is not.';
 
 create function monitor.response_target(p_severity text)
 returns interval
@@ -2014,12 +2059,17 @@ declare
   v_alert     monitor.system_alerts;
   v_related   bigint[];
   v_known     bigint;
+  v_label     text;
+  v_severity  text;
+  v_remark    text := '';
   v_incident  monitor.incidents;
   v_before    text;
   v_text      text;
   v_told      text[];
 begin
   select * into v_alert from monitor.system_alerts where alert_id = p_alert_id;
+  v_label := v_alert.labels ->> 'pgvigil_incident';
+  v_severity := monitor.severity_of_label(v_label);
   -- Step by step, each by an index, however many incidents there are.
   v_related := array(
     select incident_id from monitor.incident_alerts
@@ -2042,8 +2092,12 @@ begin
   where before.incident_id = any (v_related) and before.resolved_at > p_now - interval '24 hours'
   order by before.resolved_at desc
   limit 1;
-  v_text := left(coalesce(v_before, '') || coalesce(
-    nullif(btrim(v_alert.annotations ->> 'description'), ''), nullif(btrim(v_alert.annotations ->> 'summary'), ''), v_alert.name), 10000);
+  if v_severity <> upper(btrim(v_label)) then
+    v_remark := format('The label says "%s", which is none of P0 to P3: taken for %s. ', left(v_label, 100), v_severity);
+  end if;
+  v_text := left(coalesce(v_before, '') || v_remark || coalesce(
+    nullif(btrim(v_alert.annotations ->> 'description', E' \t\r\n'), ''), nullif(btrim(v_alert.annotations ->> 'summary', E' \t\r\n'), ''),
+    v_alert.name), 10000);
   v_incident := monitor.create_incident(
     coalesce((
       select nullif(btrim(left(regexp_replace(text, '[[:cntrl:][:space:]]+', ' ', 'g'), 200)), '')
@@ -2051,8 +2105,8 @@ begin
       where text ~ '\S'
       order by place
       limit 1), format('Alert %s', p_alert_id)),
-    v_alert.labels ->> 'pgvigil_incident', least(v_alert.active_at, v_alert.fired_at, p_now), '{}', v_alert.fingerprint, null,
-    format('Opened by alert %s (%s) and its label pgvigil_incident. %s', p_alert_id, v_alert.name,
+    v_severity, least(v_alert.active_at, v_alert.fired_at, p_now), '{}', v_alert.fingerprint, null,
+    format('Opened by alert %s (%s) and its label pgvigil_incident. %s%s', p_alert_id, v_alert.name, v_remark,
       case when v_before is null then '' else v_before || 'This is a new one: that one is not opened again by itself.' end),
     'pgvigil', p_now);
   if v_incident.incident_id is null then
@@ -2153,7 +2207,7 @@ begin
     select alert.alert_id
     from monitor.system_alerts as alert
     where alert.labels ? 'pgvigil_incident' and alert.resolved_at is null
-      and alert.fired_at is not null and alert.mode = 'live' and alert.labels ->> 'pgvigil_incident' in ('P0', 'P1', 'P2', 'P3')
+      and alert.fired_at is not null and alert.mode = 'live' and alert.labels ->> 'pgvigil_incident' <> ''
       and not exists (
         select from monitor.incident_alerts as link
         join monitor.incidents as incident using (incident_id)
@@ -2168,7 +2222,7 @@ begin
       from monitor.system_alerts as alert
       where alert.alert_id = any (v_asking)
         and not exists (select from unnest(v_muted) as muted (alert_id) where muted.alert_id = alert.alert_id)
-      order by alert.labels ->> 'pgvigil_incident', alert.fired_at, alert.alert_id
+      order by monitor.severity_of_label(alert.labels ->> 'pgvigil_incident'), alert.fired_at, alert.alert_id
       limit c_openings
     loop
       begin
@@ -2287,6 +2341,7 @@ grant execute on function
   monitor.describe_duration(interval),
   monitor.escape_markdown(text),
   monitor.quote_markdown(text),
+  monitor.severity_of_label(text),
   monitor.response_target(text),
   monitor.update_interval(text),
   monitor.response_enforced_at(monitor.incidents),

@@ -77,7 +77,6 @@ describe("monitor.advance_incidents() of alerts that ask for an incident", () =>
 
   it.for(
     [
-      [{ severity: "P4" }, "an unknown severity"],
       [{ severity: "" }, "an empty one"],
       [{ mode: "shadow" }, "a rule in shadow mode"],
       [{ fired_at: null, occurrence_count: 0 }, "one that is pending"],
@@ -88,6 +87,34 @@ describe("monitor.advance_incidents() of alerts that ask for an incident", () =>
     await addAsking(query, columns);
     expect(await advance(query, NOON)).toEqual(NOTHING);
     expect(await readIncidents(query)).toEqual([]);
+  });
+
+  it.for(
+    [
+      [" p1 ", "P1", ""],
+      ["P4", "P3", 'The label says "P4", which is none of P0 to P3: taken for P3. '],
+      ["P".repeat(101), "P3", `The label says "${"P".repeat(100)}", which is none`],
+    ] as const,
+  )("takes %j, of a series, for %s and says so", async ([label, severity, remark], { query }) => {
+    await addChannel(query, "ops");
+    await addAsking(query, { severity: "P2", at: NOON });
+    const alert = await addAsking(query, { severity: label, at: NOON });
+    expect(await advance(query, NOON)).toMatchObject({ opened: 2 });
+    // In the order of what they are taken for.
+    expect((await readIncidents(query)).map((incident) => incident.severity))
+      .toEqual(["P2", severity].toSorted());
+    const incident = (await readIncidents(query)).find((one) => one.severity === severity)!;
+    expect((await readEvents(query, incident, "opened"))[0]!.description)
+      .toContain(`Opened by alert ${alert} (QueueDeep) and its label pgvigil_incident. ${remark}`);
+    const { text } = (await readMessages(query)).find((one) => one.severity === severity)!;
+    expect(text).toEqual(remark === "" ? "QueueDeep" : expect.stringContaining(remark));
+  });
+
+  it("tells the name where description and summary are blank", async ({ query }) => {
+    await addChannel(query, "ops");
+    await addAsking(query, { annotations: { summary: " \n", description: "\n\t" } });
+    await advance(query, NOON);
+    expect(await readMessages(query)).toMatchObject([{ text: "QueueDeep" }]);
   });
 
   it("opens none while the alert is silenced or in maintenance, and one when that ends", async ({ query }) => {

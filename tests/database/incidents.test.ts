@@ -914,6 +914,44 @@ describe("who may", () => {
   });
 });
 
+describe("the audit log", () => {
+  it("has of each change who did it and what changed, not all that is there", async ({ query, asOwner, asUser }) => {
+    const admin = await addAdmin(asOwner);
+    const incident = await open(query, { p_tell: false });
+    await act(query, "write_up_incident", incident, { p_root_cause: "x".repeat(10_000) });
+    await act(asUser(admin), "assign_commander", incident, { p_commander: "Ada" });
+    await act(asUser(admin), "assign_commander", incident, { p_commander: "Ada" });
+    const { incident_id } = incident;
+    const { rows } = await asOwner(
+      `select actor, action, before, after from monitor.audit_log
+       where object = 'incidents' and action <> 'insert' order by entry_id`,
+    );
+    expect(rows).toEqual([
+      {
+        actor: "service_role",
+        action: "update",
+        before: { incident_id, root_cause: null },
+        after: { incident_id, root_cause: "x".repeat(10_000) },
+      },
+      {
+        actor: admin,
+        action: "update",
+        before: { incident_id, commander: null },
+        after: { incident_id, commander: "Ada" },
+      },
+    ]);
+  });
+
+  it("has all of one that is deleted", async ({ query, asOwner }) => {
+    const incident = await open(query, { p_tell: false });
+    await query("delete from monitor.incidents");
+    const { rows } = await asOwner(
+      "select before ->> 'title' as title, after from monitor.audit_log where action = 'delete' and object = 'incidents'",
+    );
+    expect(rows).toEqual([{ title: incident.title, after: null }]);
+  });
+});
+
 describe("two at once", () => {
   it("one waits for the other, and finds what he did", async ({ ownDatabase }) => {
     const [one, other] = [await ownDatabase.connect(), await ownDatabase.connect()];
