@@ -531,12 +531,15 @@ create table monitor.incident_alerts (
   known_resolved_at timestamp with time zone,
   known_acknowledged_at timestamp with time zone,
   event_count integer not null default 0,
+  series_ids integer[],
+  evidence_copied_at timestamp with time zone,
   constraint incident_alerts_alert_id_fkey FOREIGN KEY (alert_id) REFERENCES monitor.system_alerts(alert_id) ON DELETE CASCADE,
   constraint incident_alerts_incident_id_fkey FOREIGN KEY (incident_id) REFERENCES monitor.incidents(incident_id) ON DELETE CASCADE,
   constraint incident_alerts_pkey PRIMARY KEY (incident_id, alert_id)
 );
 alter table monitor.incident_alerts enable row level security;
 CREATE INDEX incident_alerts_alert_id_idx ON monitor.incident_alerts USING btree (alert_id);
+CREATE INDEX incident_alerts_without_series_idx ON monitor.incident_alerts USING btree (incident_id) WHERE (series_ids IS NULL);
 create policy incident_alerts_select_authenticated on monitor.incident_alerts for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
 grant select on monitor.incident_alerts to authenticated;
 grant delete, insert, select, update on monitor.incident_alerts to service_role;
@@ -546,6 +549,8 @@ comment on column monitor.incident_alerts.first_fired_at is 'The earliest of its
 comment on column monitor.incident_alerts.known_resolved_at is 'The resolution that the timeline has; another one is news.';
 comment on column monitor.incident_alerts.known_acknowledged_at is 'The acknowledgement that the timeline has; another one is news.';
 comment on column monitor.incident_alerts.event_count is 'What it did that was news, written down or too much of it.';
+comment on column monitor.incident_alerts.series_ids is 'Whose samples are evidence: see monitor.series_of_alert. Null: not looked up yet. Empty: none, or it is beyond the first 100 alerts.';
+comment on column monitor.incident_alerts.evidence_copied_at is 'As of incident_anomalies.';
 
 create table monitor.incident_anomalies (
   incident_id bigint not null,
@@ -1573,8 +1578,10 @@ CREATE OR REPLACE FUNCTION monitor.add_incident_alert(p_incident_id bigint, p_al
  SET search_path TO ''
 AS $function$
 declare
-  c_alerts constant integer := 1000;
+  c_alerts      constant integer := 1000;
+  c_of_evidence constant integer := 100; -- whose samples are copied, as of anomalies
   v_alert  monitor.system_alerts;
+  v_count  integer;
 begin
   select * into v_alert from monitor.system_alerts where alert_id = p_alert_id;
   if not found then
@@ -1589,9 +1596,13 @@ begin
   if not found then
     return false;
   end if;
-  if (select count(*) from monitor.incident_alerts where incident_id = p_incident_id) > c_alerts then
+  select count(*) into v_count from monitor.incident_alerts where incident_id = p_incident_id;
+  if v_count > c_alerts then
     raise exception 'an incident may have % alerts', c_alerts
       using errcode = 'program_limit_exceeded', hint = 'Link those that tell something new.';
+  end if;
+  if v_count > c_of_evidence then
+    update monitor.incident_alerts set series_ids = '{}' where incident_id = p_incident_id and alert_id = p_alert_id;
   end if;
   if v_alert.fired_at is not null then
     perform monitor.write_incident_event(
@@ -1606,7 +1617,7 @@ begin
 end;
 $function$;
 grant execute on function monitor.add_incident_alert(bigint,bigint,text,timestamp with time zone) to service_role;
-comment on function monitor.add_incident_alert(bigint,bigint,text,timestamp with time zone) is 'Links an alert. Returns whether it was not linked before. Errors: P0002 for an unknown alert, 54000 beyond 1,000.';
+comment on function monitor.add_incident_alert(bigint,bigint,text,timestamp with time zone) is 'Links an alert; the next advance copies its samples, if it is among the first 100. Returns whether it was not linked before. Errors: P0002 for an unknown alert, 54000 beyond 1,000.';
 
 CREATE OR REPLACE FUNCTION monitor.add_incident_anomaly(p_incident_id bigint, p_anomaly_id bigint, p_actor text, p_now timestamp with time zone)
  RETURNS integer
@@ -1638,7 +1649,7 @@ begin
   end if;
   perform monitor.write_incident_event(
     p_incident_id, 'anomaly', format('Anomaly %s of %s was linked.', p_anomaly_id, v_metric), p_now, p_actor, p_now);
-  return monitor.copy_incident_evidence(p_incident_id, p_anomaly_id, p_now);
+  return monitor.copy_anomaly_evidence(p_incident_id, p_anomaly_id, p_now);
 end;
 $function$;
 grant execute on function monitor.add_incident_anomaly(bigint,bigint,text,timestamp with time zone) to service_role;
@@ -1790,7 +1801,7 @@ begin
       begin
         perform from monitor.incidents where incident_id = v_link.incident_id for no key update skip locked;
         if found then
-          perform monitor.copy_incident_evidence(v_link.incident_id, v_link.anomaly_id, p_now);
+          perform monitor.copy_anomaly_evidence(v_link.incident_id, v_link.anomaly_id, p_now);
         end if;
       exception when others then
         v_failures := v_failures || jsonb_build_object(
@@ -1798,6 +1809,29 @@ begin
       end;
     end loop;
   end if;
+  -- The same of alerts, of which also the samples before are copied only here: who links waits for none.
+  for v_link in
+    select link.incident_id, link.alert_id
+    from monitor.incident_alerts as link
+    join monitor.system_alerts as alert using (alert_id)
+    where alert.fired_at is not null and (
+      link.series_ids is null
+      or (link.incident_id = any (v_asking) and link.series_ids <> '{}' and exists (
+        select from unnest(array[alert.fired_at, alert.resolved_at]) as end_at
+        where end_at + c_samples <= p_now and link.evidence_copied_at < end_at + c_samples)))
+    order by link.incident_id, link.alert_id
+    limit c_evidence
+  loop
+    begin
+      perform from monitor.incidents where incident_id = v_link.incident_id for no key update skip locked;
+      if found then
+        perform monitor.copy_alert_evidence(v_link.incident_id, v_link.alert_id, p_now);
+      end if;
+    exception when others then
+      v_failures := v_failures || jsonb_build_object(
+        'incident_id', v_link.incident_id, 'alert_id', v_link.alert_id, 'error', left(sqlstate || ': ' || sqlerrm, 300));
+    end;
+  end loop;
   if v_told > 0 then
     perform monitor.wake_deliverer(p_now);
   end if;
@@ -3919,6 +3953,45 @@ end;
 $function$;
 comment on function monitor.continue_jobs(timestamp with time zone) is 'Calls data-retention-cleanup again when its last run left work: once a day would be too rare for what takes longer than a call. Calls detect-anomalies again when its last run left replays pending, and deliver-notifications when something is overdue.';
 
+CREATE OR REPLACE FUNCTION monitor.copy_alert_evidence(p_incident_id bigint, p_alert_id bigint, p_now timestamp with time zone)
+ RETURNS integer
+ LANGUAGE sql
+ SET search_path TO ''
+AS $function$
+  update monitor.incident_alerts as link
+  set series_ids = coalesce(link.series_ids, monitor.series_of_alert(alert)), evidence_copied_at = p_now
+  from monitor.system_alerts as alert
+  where link.incident_id = p_incident_id and link.alert_id = p_alert_id and alert.alert_id = p_alert_id;
+  select monitor.copy_incident_evidence(
+    p_incident_id, link.series_ids, array[least(link.first_fired_at, alert.active_at), alert.fired_at, alert.resolved_at])
+  from monitor.incident_alerts as link
+  join monitor.system_alerts as alert using (alert_id)
+  where link.incident_id = p_incident_id and link.alert_id = p_alert_id;
+$function$;
+grant execute on function monitor.copy_alert_evidence(bigint,bigint,timestamp with time zone) to service_role;
+comment on function monitor.copy_alert_evidence(bigint,bigint,timestamp with time zone) is 'Copies the samples around when a linked alert began to hold, last fired and resolved to the evidence of the incident, of the series that monitor.series_of_alert named the first time. Returns how many it did not have.';
+
+CREATE OR REPLACE FUNCTION monitor.copy_anomaly_evidence(p_incident_id bigint, p_anomaly_id bigint, p_now timestamp with time zone)
+ RETURNS integer
+ LANGUAGE sql
+ SET search_path TO ''
+AS $function$
+  update monitor.incident_anomalies
+  set evidence_copied_at = p_now
+  where incident_id = p_incident_id and anomaly_id = p_anomaly_id;
+  select monitor.copy_incident_evidence(
+    p_incident_id, array[series_id], array[started_at, coalesce(ended_at, last_seen_at)], p_anomaly_id)
+  from (
+    select anomaly_id, series_id, started_at, ended_at, last_seen_at from monitor.anomaly_detections
+    union all
+    select anomaly_id, series_id, started_at, ended_at, last_seen_at from monitor.anomaly_detections_archive
+  ) as anomaly
+  where anomaly_id = p_anomaly_id
+  limit 1;
+$function$;
+grant execute on function monitor.copy_anomaly_evidence(bigint,bigint,timestamp with time zone) to service_role;
+comment on function monitor.copy_anomaly_evidence(bigint,bigint,timestamp with time zone) is 'Copies the samples around the start and the end (so far) of a linked anomaly to the evidence of the incident. Returns how many it did not have.';
+
 CREATE OR REPLACE FUNCTION monitor.copy_evidence(p_anomaly_id bigint)
  RETURNS integer
  LANGUAGE plpgsql
@@ -3938,35 +4011,28 @@ $function$;
 grant execute on function monitor.copy_evidence(bigint) to service_role;
 comment on function monitor.copy_evidence(bigint) is 'Copies what monitor.missing_evidence finds to evidence_samples. Returns how many samples that were.';
 
-CREATE OR REPLACE FUNCTION monitor.copy_incident_evidence(p_incident_id bigint, p_anomaly_id bigint, p_now timestamp with time zone)
+CREATE OR REPLACE FUNCTION monitor.copy_incident_evidence(p_incident_id bigint, p_series_ids integer[], p_ends timestamp with time zone[], p_anomaly_id bigint DEFAULT NULL::bigint)
  RETURNS integer
  LANGUAGE plpgsql
  SET search_path TO ''
 AS $function$
 declare
-  c_samples constant integer := 30000; -- one a second around both ends
+  c_samples constant integer := 30000; -- of one series, one a second around both ends
   v_copied  integer;
 begin
-  with anomaly as (
-    select series_id, started_at, coalesce(ended_at, last_seen_at) as last_at
-    from monitor.anomaly_detections where anomaly_id = p_anomaly_id
-    union all
-    select series_id, started_at, coalesce(ended_at, last_seen_at)
-    from monitor.anomaly_detections_archive where anomaly_id = p_anomaly_id
-    limit 1
-  ), shown as (
-    -- As of the anomaly itself: a long one is shown by its two ends.
-    select anomaly.series_id, lower(part) as since, upper(part) as until
-    from anomaly
-    cross join lateral (
+  with shown as (
+    -- As of the anomaly itself: what is long is shown by its ends.
+    select lower(part) as since, upper(part) as until
+    from (
       select range_agg(tstzrange(at - interval '2 hours', at + interval '2 hours', '[]')) as spans
-      from unnest(array[anomaly.started_at, anomaly.last_at]) as at
+      from unnest(p_ends) as at
+      where at is not null
     ) as ends
     cross join lateral unnest(ends.spans) as part
   ), sample as (
-    select shown.series_id, to_timestamp(taken.at / 1000.0) as recorded_at, taken.value
+    select found.series_id, to_timestamp(taken.at / 1000.0) as recorded_at, taken.value
     from shown
-    cross join lateral monitor.scan_series(array[shown.series_id], shown.since, shown.until + interval '1 millisecond') as found
+    cross join lateral monitor.scan_series(p_series_ids, shown.since, shown.until + interval '1 millisecond') as found
     cross join lateral unnest(found.times, found.samples) as taken (at, value)
     union
     -- What is gone from the series may be among the evidence of the anomaly.
@@ -3981,14 +4047,11 @@ begin
   limit c_samples
   on conflict do nothing;
   get diagnostics v_copied = row_count;
-  update monitor.incident_anomalies
-  set evidence_copied_at = p_now
-  where incident_id = p_incident_id and anomaly_id = p_anomaly_id;
   return v_copied;
 end;
 $function$;
-grant execute on function monitor.copy_incident_evidence(bigint,bigint,timestamp with time zone) to service_role;
-comment on function monitor.copy_incident_evidence(bigint,bigint,timestamp with time zone) is 'Copies the samples within 2 hours of the start and of the end (so far) of a linked anomaly to the evidence of the incident, at most 30,000. Returns how many it did not have.';
+grant execute on function monitor.copy_incident_evidence(bigint,integer[],timestamp with time zone[],bigint) to service_role;
+comment on function monitor.copy_incident_evidence(bigint,integer[],timestamp with time zone[],bigint) is 'Copies samples of these series within 2 hours of these times, and those that an anomaly has kept, to the evidence of an incident, at most 30,000. Returns how many it did not have.';
 
 CREATE OR REPLACE FUNCTION monitor.counter_increase(p_metric text, p_current double precision, p_at timestamp with time zone)
  RETURNS double precision
@@ -4697,6 +4760,29 @@ $function$;
 grant execute on function monitor.draft_post_mortem(bigint,timestamp with time zone) to authenticated;
 grant execute on function monitor.draft_post_mortem(bigint,timestamp with time zone) to service_role;
 comment on function monitor.draft_post_mortem(bigint,timestamp with time zone) is 'A post-mortem in Markdown: how long it took to detect, acknowledge, mitigate and resolve, alerts that fired more than 5 minutes after the start with the share of it that their rule waits, or that none did, and the timeline, at most 500 events. What people wrote shows as they wrote it and cannot become structure. Times are in the time zone of settings. Errors: P0002 for an unknown incident, as all are to a user who is no admin.';
+
+CREATE OR REPLACE FUNCTION monitor.drop_incident_evidence(p_incident_id bigint)
+ RETURNS void
+ LANGUAGE sql
+ SET search_path TO ''
+AS $function$
+  delete from monitor.evidence_samples as sample
+  where sample.owner_kind = 'incident' and sample.owner_id = p_incident_id
+    and (select action from monitor.retention_policies where entity = 'evidence_samples') = 'with_owner'
+    and sample.series_id <> all (array(
+      select anomaly.series_id
+      from monitor.incident_anomalies as link
+      join (
+        select anomaly_id, series_id from monitor.anomaly_detections
+        union all
+        select anomaly_id, series_id from monitor.anomaly_detections_archive
+      ) as anomaly using (anomaly_id)
+      where link.incident_id = p_incident_id
+      union
+      select unnest(series_ids) from monitor.incident_alerts where incident_id = p_incident_id));
+$function$;
+grant execute on function monitor.drop_incident_evidence(bigint) to service_role;
+comment on function monitor.drop_incident_evidence(bigint) is 'Deletes the samples of series that nothing linked to an incident is about any more.';
 
 CREATE OR REPLACE FUNCTION monitor.encode_values(p_values double precision[], OUT scale smallint, OUT base bigint, OUT is_delta boolean, OUT plane_0 "char"[], OUT plane_1 "char"[], OUT plane_2 "char"[], OUT plane_3 "char"[], OUT floats double precision[])
  RETURNS record
@@ -5709,7 +5795,7 @@ end;
 $function$;
 grant execute on function monitor.link_alert(bigint,bigint,timestamp with time zone) to authenticated;
 grant execute on function monitor.link_alert(bigint,bigint,timestamp with time zone) to service_role;
-comment on function monitor.link_alert(bigint,bigint,timestamp with time zone) is 'Says that an alert belongs to an incident: what it does is in the timeline from then on. Returns whether it did not before. Errors: 42501 for a user who is no admin, P0002 for an unknown incident or alert, 54000 for more than 1,000.';
+comment on function monitor.link_alert(bigint,bigint,timestamp with time zone) is 'Says that an alert belongs to an incident: what it does is in the timeline from then on, and the next evaluation copies its samples, if it is among the first 100, to the evidence. Returns whether it did not before. Errors: 42501 for a user who is no admin, P0002 for an unknown incident or alert, 54000 for more than 1,000.';
 
 CREATE OR REPLACE FUNCTION monitor.link_anomaly(p_incident_id bigint, p_anomaly_id bigint, p_now timestamp with time zone DEFAULT now())
  RETURNS integer
@@ -10301,6 +10387,37 @@ grant execute on function monitor.send_incident_message(bigint,text,text,text[],
 grant execute on function monitor.send_incident_message(bigint,text,text,text[],timestamp with time zone,timestamp with time zone) to service_role;
 comment on function monitor.send_incident_message(bigint,text,text,text[],timestamp with time zone,timestamp with time zone) is 'Tells an incident: alert (the initial one), update (which is a response, too) or resolution, by p_channels or, left out, by those of the incident and all that were told of it. Sets when the next update is due. Returns {told: channels, next_update_due_at}. Errors: 42501 for a user who is no admin; P0002 for an unknown incident; 22023 for a message that does not fit its state, an update without text, a text beyond 10,000 characters, a deadline that is past or beyond 30 days, or a channel that is unknown or switched off; 55000 if there is no channel at all.';
 
+CREATE OR REPLACE FUNCTION monitor.series_of_alert(p_alert monitor.system_alerts)
+ RETURNS integer[]
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  with named as (
+    select distinct word[1] as metric, p_alert.labels - 'alertname' - 'severity' - array(select jsonb_object_keys(rule.labels)) as labels
+    from monitor.alert_rules as rule
+    cross join lateral regexp_matches(rule.expr, '[a-zA-Z_:][a-zA-Z0-9_:]*', 'g') as word
+    where rule.rule_id = p_alert.rule_id
+  ), found as (
+    select anomaly.series_id, 0 as place, null::timestamptz as last_sample_at
+    from (
+      select series_id, anomaly_id from monitor.anomaly_detections
+      union all
+      select series_id, anomaly_id from monitor.anomaly_detections_archive
+    ) as anomaly
+    where anomaly.anomaly_id = p_alert.anomaly_id
+    union all
+    select series.series_id, case when series.labels @> named.labels then 1 else 2 end, series.last_sample_at
+    from named
+    join monitor.metric_series as series using (metric)
+    where (series.labels || named.labels) @> series.labels -- no label of both says something else
+  )
+  select coalesce(array_agg(series_id order by series_id), '{}')
+  from (select series_id from found order by place, last_sample_at desc nulls last, series_id limit 10) as first;
+$function$;
+grant execute on function monitor.series_of_alert(monitor.system_alerts) to service_role;
+comment on function monitor.series_of_alert(monitor.system_alerts) is 'The series that an alert is likely to be about: that of its anomaly; else those of metrics that the expression of its rule names, as it is now, of which no label contradicts one of the alert; at most 10, those with all its labels and the freshest first. Empty for jobs, health, and rules that are gone.';
+
 CREATE OR REPLACE FUNCTION monitor.set_detection(p_metric text, p_budget double precision DEFAULT NULL::double precision, p_sensitivity text DEFAULT NULL::text, p_direction text DEFAULT NULL::text, p_minimum_change double precision DEFAULT NULL::double precision, p_minimum_change_ratio double precision DEFAULT NULL::double precision, p_enabled boolean DEFAULT NULL::boolean)
  RETURNS void
  LANGUAGE plpgsql
@@ -11196,6 +11313,7 @@ begin
     raise exception 'alert % is not linked to incident %', p_alert_id, p_incident_id
       using errcode = 'no_data_found', hint = 'Links are the rows of monitor.incident_alerts.';
   end if;
+  perform monitor.drop_incident_evidence(p_incident_id);
   update monitor.incidents set fingerprint = null where incident_id = p_incident_id and fingerprint = v_fingerprint;
   perform monitor.write_incident_event(
     p_incident_id, 'alert', format('Alert %s (%s) was unlinked.', p_alert_id, v_name), p_now, monitor.current_actor(), p_now);
@@ -11203,7 +11321,7 @@ end;
 $function$;
 grant execute on function monitor.unlink_alert(bigint,bigint,timestamp with time zone) to authenticated;
 grant execute on function monitor.unlink_alert(bigint,bigint,timestamp with time zone) to service_role;
-comment on function monitor.unlink_alert(bigint,bigint,timestamp with time zone) is 'Says that an alert does not belong to an incident. If it fires with the label pgvigil_incident and belongs to no other, it opens one of its own. Errors: 42501 for a user who is no admin, P0002 for an unknown incident or an alert that is not linked.';
+comment on function monitor.unlink_alert(bigint,bigint,timestamp with time zone) is 'Says that an alert does not belong to an incident; samples that were copied for it alone go. If it fires with the label pgvigil_incident and belongs to no other, it opens one of its own. Errors: 42501 for a user who is no admin, P0002 for an unknown incident or an alert that is not linked.';
 
 CREATE OR REPLACE FUNCTION monitor.unlink_anomaly(p_incident_id bigint, p_anomaly_id bigint, p_now timestamp with time zone DEFAULT now())
  RETURNS void
@@ -11219,18 +11337,7 @@ begin
     raise exception 'anomaly % is not linked to incident %', p_anomaly_id, p_incident_id
       using errcode = 'no_data_found', hint = 'Links are the rows of monitor.incident_anomalies.';
   end if;
-  -- The samples of a series that no other linked anomaly is of go with it.
-  delete from monitor.evidence_samples as sample
-  where sample.owner_kind = 'incident' and sample.owner_id = p_incident_id
-    and (select action from monitor.retention_policies where entity = 'evidence_samples') = 'with_owner'
-    and not exists (
-      select from monitor.incident_anomalies as link
-      join (
-        select anomaly_id, series_id from monitor.anomaly_detections
-        union all
-        select anomaly_id, series_id from monitor.anomaly_detections_archive
-      ) as anomaly using (anomaly_id)
-      where link.incident_id = p_incident_id and anomaly.series_id = sample.series_id);
+  perform monitor.drop_incident_evidence(p_incident_id);
   perform monitor.write_incident_event(
     p_incident_id, 'anomaly', format('Anomaly %s was unlinked.', p_anomaly_id), p_now, monitor.current_actor(), p_now);
 end;

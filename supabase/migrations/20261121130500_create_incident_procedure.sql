@@ -16,7 +16,10 @@
 --           text, text[], boolean, timestamptz), monitor.save_escalation_level(integer, text[], text),
 --           monitor.open_incident_of_alert(bigint, timestamptz), monitor.escalate_incident(monitor.incidents, timestamptz),
 --           monitor.record_incident_events(bigint[], timestamptz), monitor.add_incident_anomaly(bigint, bigint, text, timestamptz),
---           monitor.copy_incident_evidence(bigint, bigint, timestamptz), monitor.add_incident_alert(bigint, bigint, text, timestamptz),
+--           monitor.drop_incident_evidence(bigint), monitor.copy_alert_evidence(bigint, bigint, timestamptz),
+--           monitor.copy_anomaly_evidence(bigint, bigint, timestamptz),
+--           monitor.copy_incident_evidence(bigint, integer[], timestamptz[], bigint), monitor.series_of_alert(monitor.system_alerts),
+--           monitor.add_incident_alert(bigint, bigint, text, timestamptz),
 --           monitor.create_incident(text, text, timestamptz, text[], text, text[], text, text, timestamptz),
 --           monitor.write_incident_message(monitor.incidents, text, text, text[], timestamptz, text, timestamptz),
 --           monitor.tell_incident(monitor.incidents, text, text, text[], text, text, timestamptz, text),
@@ -150,7 +153,12 @@ alter table monitor.incident_alerts
   add column first_fired_at         timestamptz,
   add column known_resolved_at      timestamptz,
   add column known_acknowledged_at  timestamptz,
-  add column event_count            integer not null default 0;
+  add column event_count            integer not null default 0,
+  add column series_ids             integer[],
+  add column evidence_copied_at     timestamptz;
+
+create index incident_alerts_without_series_idx on monitor.incident_alerts (incident_id) where series_ids is null;
+comment on index monitor.incident_alerts_without_series_idx is 'Asked every minute: whose samples are still to be copied.';
 
 update monitor.incident_alerts as link
 set occurrence_count = alert.occurrence_count, first_fired_at = alert.fired_at
@@ -162,6 +170,9 @@ comment on column monitor.incident_alerts.occurrence_count is
 comment on column monitor.incident_alerts.first_fired_at is 'The earliest of its firings that is known. Null: it has not fired.';
 comment on column monitor.incident_alerts.known_resolved_at is 'The resolution that the timeline has; another one is news.';
 comment on column monitor.incident_alerts.known_acknowledged_at is 'The acknowledgement that the timeline has; another one is news.';
+comment on column monitor.incident_alerts.series_ids is
+  'Whose samples are evidence: see monitor.series_of_alert. Null: not looked up yet. Empty: none, or it is beyond the first 100 alerts.';
+comment on column monitor.incident_alerts.evidence_copied_at is 'As of incident_anomalies.';
 comment on column monitor.incident_alerts.event_count is 'What it did that was news, written down or too much of it.';
 
 alter table monitor.notifications add column timeline_state text;
@@ -753,8 +764,10 @@ security invoker
 set search_path = ''
 as $$
 declare
-  c_alerts constant integer := 1000;
+  c_alerts      constant integer := 1000;
+  c_of_evidence constant integer := 100; -- whose samples are copied, as of anomalies
   v_alert  monitor.system_alerts;
+  v_count  integer;
 begin
   select * into v_alert from monitor.system_alerts where alert_id = p_alert_id;
   if not found then
@@ -769,9 +782,13 @@ begin
   if not found then
     return false;
   end if;
-  if (select count(*) from monitor.incident_alerts where incident_id = p_incident_id) > c_alerts then
+  select count(*) into v_count from monitor.incident_alerts where incident_id = p_incident_id;
+  if v_count > c_alerts then
     raise exception 'an incident may have % alerts', c_alerts
       using errcode = 'program_limit_exceeded', hint = 'Link those that tell something new.';
+  end if;
+  if v_count > c_of_evidence then
+    update monitor.incident_alerts set series_ids = '{}' where incident_id = p_incident_id and alert_id = p_alert_id;
   end if;
   if v_alert.fired_at is not null then
     perform monitor.write_incident_event(
@@ -787,38 +804,71 @@ end;
 $$;
 
 comment on function monitor.add_incident_alert(bigint, bigint, text, timestamptz) is
-  'Links an alert. Returns whether it was not linked before. Errors: P0002 for an unknown alert, 54000 beyond 1,000.';
+  'Links an alert; the next advance copies its samples, if it is among the first 100. Returns whether it was not linked before. Errors: P0002 for an unknown alert, 54000 beyond 1,000.';
 
-create function monitor.copy_incident_evidence(p_incident_id bigint, p_anomaly_id bigint, p_now timestamptz)
+create function monitor.series_of_alert(p_alert monitor.system_alerts)
+returns integer[]
+language sql
+stable
+security invoker
+set search_path = ''
+as $$
+  with named as (
+    select distinct word[1] as metric, p_alert.labels - 'alertname' - 'severity' - array(select jsonb_object_keys(rule.labels)) as labels
+    from monitor.alert_rules as rule
+    cross join lateral regexp_matches(rule.expr, '[a-zA-Z_:][a-zA-Z0-9_:]*', 'g') as word
+    where rule.rule_id = p_alert.rule_id
+  ), found as (
+    select anomaly.series_id, 0 as place, null::timestamptz as last_sample_at
+    from (
+      select series_id, anomaly_id from monitor.anomaly_detections
+      union all
+      select series_id, anomaly_id from monitor.anomaly_detections_archive
+    ) as anomaly
+    where anomaly.anomaly_id = p_alert.anomaly_id
+    union all
+    select series.series_id, case when series.labels @> named.labels then 1 else 2 end, series.last_sample_at
+    from named
+    join monitor.metric_series as series using (metric)
+    where (series.labels || named.labels) @> series.labels -- no label of both says something else
+  )
+  select coalesce(array_agg(series_id order by series_id), '{}')
+  from (select series_id from found order by place, last_sample_at desc nulls last, series_id limit 10) as first;
+$$;
+
+comment on function monitor.series_of_alert(monitor.system_alerts) is
+  'The series that an alert is likely to be about: that of its anomaly; else those of metrics that the expression of its rule names, as '
+  'it is now, of which no label contradicts one of the alert; at most 10, those with all its labels and the freshest first. Empty for '
+  'jobs, health, and rules that are gone.';
+
+create function monitor.copy_incident_evidence(
+  p_incident_id  bigint,
+  p_series_ids   integer[],
+  p_ends         timestamptz[],
+  p_anomaly_id   bigint  default null
+)
 returns integer
 language plpgsql
 security invoker
 set search_path = ''
 as $$
 declare
-  c_samples constant integer := 30000; -- one a second around both ends
+  c_samples constant integer := 30000; -- of one series, one a second around both ends
   v_copied  integer;
 begin
-  with anomaly as (
-    select series_id, started_at, coalesce(ended_at, last_seen_at) as last_at
-    from monitor.anomaly_detections where anomaly_id = p_anomaly_id
-    union all
-    select series_id, started_at, coalesce(ended_at, last_seen_at)
-    from monitor.anomaly_detections_archive where anomaly_id = p_anomaly_id
-    limit 1
-  ), shown as (
-    -- As of the anomaly itself: a long one is shown by its two ends.
-    select anomaly.series_id, lower(part) as since, upper(part) as until
-    from anomaly
-    cross join lateral (
+  with shown as (
+    -- As of the anomaly itself: what is long is shown by its ends.
+    select lower(part) as since, upper(part) as until
+    from (
       select range_agg(tstzrange(at - interval '2 hours', at + interval '2 hours', '[]')) as spans
-      from unnest(array[anomaly.started_at, anomaly.last_at]) as at
+      from unnest(p_ends) as at
+      where at is not null
     ) as ends
     cross join lateral unnest(ends.spans) as part
   ), sample as (
-    select shown.series_id, to_timestamp(taken.at / 1000.0) as recorded_at, taken.value
+    select found.series_id, to_timestamp(taken.at / 1000.0) as recorded_at, taken.value
     from shown
-    cross join lateral monitor.scan_series(array[shown.series_id], shown.since, shown.until + interval '1 millisecond') as found
+    cross join lateral monitor.scan_series(p_series_ids, shown.since, shown.until + interval '1 millisecond') as found
     cross join lateral unnest(found.times, found.samples) as taken (at, value)
     union
     -- What is gone from the series may be among the evidence of the anomaly.
@@ -833,16 +883,83 @@ begin
   limit c_samples
   on conflict do nothing;
   get diagnostics v_copied = row_count;
-  update monitor.incident_anomalies
-  set evidence_copied_at = p_now
-  where incident_id = p_incident_id and anomaly_id = p_anomaly_id;
   return v_copied;
 end;
 $$;
 
-comment on function monitor.copy_incident_evidence(bigint, bigint, timestamptz) is
-  'Copies the samples within 2 hours of the start and of the end (so far) of a linked anomaly to the evidence of the incident, at most '
-  '30,000. Returns how many it did not have.';
+comment on function monitor.copy_incident_evidence(bigint, integer[], timestamptz[], bigint) is
+  'Copies samples of these series within 2 hours of these times, and those that an anomaly has kept, to the evidence of an incident, at '
+  'most 30,000. Returns how many it did not have.';
+
+create function monitor.copy_anomaly_evidence(p_incident_id bigint, p_anomaly_id bigint, p_now timestamptz)
+returns integer
+language sql
+security invoker
+set search_path = ''
+as $$
+  update monitor.incident_anomalies
+  set evidence_copied_at = p_now
+  where incident_id = p_incident_id and anomaly_id = p_anomaly_id;
+  select monitor.copy_incident_evidence(
+    p_incident_id, array[series_id], array[started_at, coalesce(ended_at, last_seen_at)], p_anomaly_id)
+  from (
+    select anomaly_id, series_id, started_at, ended_at, last_seen_at from monitor.anomaly_detections
+    union all
+    select anomaly_id, series_id, started_at, ended_at, last_seen_at from monitor.anomaly_detections_archive
+  ) as anomaly
+  where anomaly_id = p_anomaly_id
+  limit 1;
+$$;
+
+comment on function monitor.copy_anomaly_evidence(bigint, bigint, timestamptz) is
+  'Copies the samples around the start and the end (so far) of a linked anomaly to the evidence of the incident. Returns how many it did '
+  'not have.';
+
+create function monitor.copy_alert_evidence(p_incident_id bigint, p_alert_id bigint, p_now timestamptz)
+returns integer
+language sql
+security invoker
+set search_path = ''
+as $$
+  update monitor.incident_alerts as link
+  set series_ids = coalesce(link.series_ids, monitor.series_of_alert(alert)), evidence_copied_at = p_now
+  from monitor.system_alerts as alert
+  where link.incident_id = p_incident_id and link.alert_id = p_alert_id and alert.alert_id = p_alert_id;
+  select monitor.copy_incident_evidence(
+    p_incident_id, link.series_ids, array[least(link.first_fired_at, alert.active_at), alert.fired_at, alert.resolved_at])
+  from monitor.incident_alerts as link
+  join monitor.system_alerts as alert using (alert_id)
+  where link.incident_id = p_incident_id and link.alert_id = p_alert_id;
+$$;
+
+comment on function monitor.copy_alert_evidence(bigint, bigint, timestamptz) is
+  'Copies the samples around when a linked alert began to hold, last fired and resolved to the evidence of the incident, of the series '
+  'that monitor.series_of_alert named the first time. Returns how many it did not have.';
+
+create function monitor.drop_incident_evidence(p_incident_id bigint)
+returns void
+language sql
+security invoker
+set search_path = ''
+as $$
+  delete from monitor.evidence_samples as sample
+  where sample.owner_kind = 'incident' and sample.owner_id = p_incident_id
+    and (select action from monitor.retention_policies where entity = 'evidence_samples') = 'with_owner'
+    and sample.series_id <> all (array(
+      select anomaly.series_id
+      from monitor.incident_anomalies as link
+      join (
+        select anomaly_id, series_id from monitor.anomaly_detections
+        union all
+        select anomaly_id, series_id from monitor.anomaly_detections_archive
+      ) as anomaly using (anomaly_id)
+      where link.incident_id = p_incident_id
+      union
+      select unnest(series_ids) from monitor.incident_alerts where incident_id = p_incident_id));
+$$;
+
+comment on function monitor.drop_incident_evidence(bigint) is
+  'Deletes the samples of series that nothing linked to an incident is about any more.';
 
 create function monitor.add_incident_anomaly(p_incident_id bigint, p_anomaly_id bigint, p_actor text, p_now timestamptz)
 returns integer
@@ -875,7 +992,7 @@ begin
   end if;
   perform monitor.write_incident_event(
     p_incident_id, 'anomaly', format('Anomaly %s of %s was linked.', p_anomaly_id, v_metric), p_now, p_actor, p_now);
-  return monitor.copy_incident_evidence(p_incident_id, p_anomaly_id, p_now);
+  return monitor.copy_anomaly_evidence(p_incident_id, p_anomaly_id, p_now);
 end;
 $$;
 
@@ -1434,7 +1551,8 @@ end;
 $$;
 
 comment on function monitor.link_alert(bigint, bigint, timestamptz) is
-  'Says that an alert belongs to an incident: what it does is in the timeline from then on. Returns whether it did not before. Errors: '
+  'Says that an alert belongs to an incident: what it does is in the timeline from then on, and the next evaluation copies its samples, '
+  'if it is among the first 100, to the evidence. Returns whether it did not before. Errors: '
   '42501 for a user who is no admin, P0002 for an unknown incident or alert, 54000 for more than 1,000.';
 
 create function monitor.unlink_alert(p_incident_id bigint, p_alert_id bigint, p_now timestamptz default now())
@@ -1457,6 +1575,7 @@ begin
     raise exception 'alert % is not linked to incident %', p_alert_id, p_incident_id
       using errcode = 'no_data_found', hint = 'Links are the rows of monitor.incident_alerts.';
   end if;
+  perform monitor.drop_incident_evidence(p_incident_id);
   update monitor.incidents set fingerprint = null where incident_id = p_incident_id and fingerprint = v_fingerprint;
   perform monitor.write_incident_event(
     p_incident_id, 'alert', format('Alert %s (%s) was unlinked.', p_alert_id, v_name), p_now, monitor.current_actor(), p_now);
@@ -1464,7 +1583,7 @@ end;
 $$;
 
 comment on function monitor.unlink_alert(bigint, bigint, timestamptz) is
-  'Says that an alert does not belong to an incident. If it fires with the label pgvigil_incident and belongs to no other, it opens one '
+  'Says that an alert does not belong to an incident; samples that were copied for it alone go. If it fires with the label pgvigil_incident and belongs to no other, it opens one '
   'of its own. Errors: 42501 for a user who is no admin, P0002 for an unknown incident or an alert that is not linked.';
 
 create function monitor.link_anomaly(p_incident_id bigint, p_anomaly_id bigint, p_now timestamptz default now())
@@ -1499,18 +1618,7 @@ begin
     raise exception 'anomaly % is not linked to incident %', p_anomaly_id, p_incident_id
       using errcode = 'no_data_found', hint = 'Links are the rows of monitor.incident_anomalies.';
   end if;
-  -- The samples of a series that no other linked anomaly is of go with it.
-  delete from monitor.evidence_samples as sample
-  where sample.owner_kind = 'incident' and sample.owner_id = p_incident_id
-    and (select action from monitor.retention_policies where entity = 'evidence_samples') = 'with_owner'
-    and not exists (
-      select from monitor.incident_anomalies as link
-      join (
-        select anomaly_id, series_id from monitor.anomaly_detections
-        union all
-        select anomaly_id, series_id from monitor.anomaly_detections_archive
-      ) as anomaly using (anomaly_id)
-      where link.incident_id = p_incident_id and anomaly.series_id = sample.series_id);
+  perform monitor.drop_incident_evidence(p_incident_id);
   perform monitor.write_incident_event(
     p_incident_id, 'anomaly', format('Anomaly %s was unlinked.', p_anomaly_id), p_now, monitor.current_actor(), p_now);
 end;
@@ -2288,7 +2396,7 @@ begin
       begin
         perform from monitor.incidents where incident_id = v_link.incident_id for no key update skip locked;
         if found then
-          perform monitor.copy_incident_evidence(v_link.incident_id, v_link.anomaly_id, p_now);
+          perform monitor.copy_anomaly_evidence(v_link.incident_id, v_link.anomaly_id, p_now);
         end if;
       exception when others then
         v_failures := v_failures || jsonb_build_object(
@@ -2296,6 +2404,29 @@ begin
       end;
     end loop;
   end if;
+  -- The same of alerts, of which also the samples before are copied only here: who links waits for none.
+  for v_link in
+    select link.incident_id, link.alert_id
+    from monitor.incident_alerts as link
+    join monitor.system_alerts as alert using (alert_id)
+    where alert.fired_at is not null and (
+      link.series_ids is null
+      or (link.incident_id = any (v_asking) and link.series_ids <> '{}' and exists (
+        select from unnest(array[alert.fired_at, alert.resolved_at]) as end_at
+        where end_at + c_samples <= p_now and link.evidence_copied_at < end_at + c_samples)))
+    order by link.incident_id, link.alert_id
+    limit c_evidence
+  loop
+    begin
+      perform from monitor.incidents where incident_id = v_link.incident_id for no key update skip locked;
+      if found then
+        perform monitor.copy_alert_evidence(v_link.incident_id, v_link.alert_id, p_now);
+      end if;
+    exception when others then
+      v_failures := v_failures || jsonb_build_object(
+        'incident_id', v_link.incident_id, 'alert_id', v_link.alert_id, 'error', left(sqlstate || ': ' || sqlerrm, 300));
+    end;
+  end loop;
   if v_told > 0 then
     perform monitor.wake_deliverer(p_now);
   end if;
@@ -2329,7 +2460,11 @@ grant execute on function
   monitor.write_incident_message(monitor.incidents, text, text, text[], timestamptz, text, timestamptz),
   monitor.create_incident(text, text, timestamptz, text[], text, text[], text, text, timestamptz),
   monitor.add_incident_alert(bigint, bigint, text, timestamptz),
-  monitor.copy_incident_evidence(bigint, bigint, timestamptz),
+  monitor.series_of_alert(monitor.system_alerts),
+  monitor.copy_incident_evidence(bigint, integer[], timestamptz[], bigint),
+  monitor.copy_anomaly_evidence(bigint, bigint, timestamptz),
+  monitor.copy_alert_evidence(bigint, bigint, timestamptz),
+  monitor.drop_incident_evidence(bigint),
   monitor.add_incident_anomaly(bigint, bigint, text, timestamptz),
   monitor.record_incident_events(bigint[], timestamptz),
   monitor.open_incident_of_alert(bigint, timestamptz),

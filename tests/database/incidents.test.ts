@@ -13,6 +13,7 @@ import {
   readEvents,
   readIncidents,
   readMessages,
+  resolveAlert,
   setUpLevels,
   stamp,
 } from "./incidents.ts";
@@ -20,6 +21,8 @@ import { addAnySeries, cleanUp } from "./retention.ts";
 import {
   addAdmin,
   addAnomaly,
+  addMetric,
+  addSeries,
   addUser,
   DAY,
   HOUR,
@@ -734,6 +737,189 @@ describe("links to anomalies", () => {
     for (const table of ["incident_events", "incident_alerts", "incident_anomalies"]) {
       expect((await query(`select from monitor.${table}`)).rows).toHaveLength(0);
     }
+  });
+});
+
+/** Adds a rule and gives its id. */
+const addRule = async (query: Query, expr: string, labels: object = {}) => {
+  await query(
+    "insert into monitor.rule_groups (group_name) values ('evidence') on conflict do nothing",
+  );
+  const { rows } = await query<{ id: string }>(
+    `insert into monitor.alert_rules (group_name, position, kind, name, expr, labels, severity)
+     values ('evidence', 1, 'alerting', $1, $1, $2, 'warning') returning rule_id as id`,
+    [expr, labels],
+  );
+  return Number(rows[0]!.id);
+};
+
+/** The series of which an alert has evidence, by their place in `known`; after an advance at `at`. */
+const seriesOf = async (query: Query, alert: number, known: readonly number[]) => {
+  const { rows } = await query<{ ids: number[] | null }>(
+    "select series_ids as ids from monitor.incident_alerts where alert_id = $1",
+    [alert],
+  );
+  return rows[0]!.ids?.map((id) => known.indexOf(id)) ?? null;
+};
+
+describe("the evidence of alerts", () => {
+  it("is of the series of metrics that the rule names, unless a label says something else", async ({ query }) => {
+    for (const metric of ["depth", "workers", "other"]) await addMetric(query, { metric });
+    const known = [
+      await addSeries(query, "depth", [], { queue: "mails", severity: "low" }),
+      await addSeries(query, "depth", [], { queue: "jobs" }),
+      await addSeries(query, "workers"),
+      await addSeries(query, "workers", [], { team: "blue", host: "b" }),
+      await addSeries(query, "other", [], { queue: "mails" }),
+    ];
+    const rule_id = await addRule(query, "depth / on () workers{team!='x'} > 5", { team: "red" });
+    const labels = { alertname: "Deep", severity: "warning", team: "red", queue: "mails" };
+    const alert = await addAlert(query, { rule_id, labels });
+    await open(query, { p_alert_ids: [alert], p_tell: false });
+    expect(await seriesOf(query, alert, known)).toBeNull();
+    await advance(query, NOON);
+    expect(await seriesOf(query, alert, known)).toEqual([0, 2, 3]);
+  });
+
+  it("is of 10 series, those with the labels of the alert and the freshest first", async ({ query }) => {
+    await addMetric(query, { metric: "depth" });
+    const known = [];
+    for (const n of range(12)) {
+      known.push(
+        await addSeries(query, "depth", [], n === 11 ? { queue: "mails" } : { host: `${n}` }),
+      );
+    }
+    await query(
+      "update monitor.metric_series set last_sample_at = $1 where series_id = any ($2)",
+      [iso(NOON), known.slice(2, 11)],
+    );
+    const alert = await addAlert(query, {
+      rule_id: await addRule(query, "sum(depth) > 5"),
+      labels: { queue: "mails" },
+    });
+    await open(query, { p_alert_ids: [alert], p_tell: false });
+    await advance(query, NOON);
+    expect(await seriesOf(query, alert, known)).toEqual([2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+  });
+
+  it("is that of the anomaly of an alert that tells one, and none of jobs and of rules that are gone", async ({ query }) => {
+    const metricSeries = await addAnySeries(query);
+    const anomaly_id = await addAnomaly(query, metricSeries);
+    const of = { source: "anomaly", anomaly_id };
+    const alerts = [
+      await addAlert(query, of),
+      await addAlert(query, { source: "job" }),
+      await addAlert(query, { rule_id: 4711 }),
+    ];
+    await open(query, { p_alert_ids: alerts, p_tell: false });
+    await advance(query, NOON);
+    const series = [];
+    for (const alert of alerts) series.push(await seriesOf(query, alert, [metricSeries]));
+    expect(series).toEqual([[0], [], []]);
+  });
+
+  it("is copied around its beginning, and again when the 2 hours after firing and resolving are over", async ({ query }) => {
+    await openDays(query);
+    const edges = [-2 * HOUR - 1, -2 * HOUR, 0, 2 * HOUR + MINUTE, 2 * HOUR + MINUTE + 1];
+    await addMetric(query, { metric: "depth" });
+    const metricSeries = await addSeries(query, "depth", edges.map((at) => [NOON + at, at]));
+    const alert = await addAlert(query, {
+      rule_id: await addRule(query, "depth > 5"),
+      at: NOON + MINUTE,
+      active_at: iso(NOON),
+    });
+    const incident = await open(query, {
+      p_alert_ids: [alert],
+      p_tell: false,
+      p_now: iso(NOON + MINUTE),
+    });
+    await act(query, "acknowledge_incident", incident);
+    const sample = (at: number) =>
+      query(
+        "insert into monitor.metric_time_series (series_id, recorded_at, value) values ($1, $2, 1)",
+        [metricSeries, iso(NOON + at)],
+      );
+    await advance(query, NOON + MINUTE);
+    const first = [-2 * HOUR, 0, 2 * HOUR + MINUTE];
+    expect(await readEvidence(query, incident)).toEqual(first);
+    await sample(HOUR);
+    await advance(query, NOON + 2 * HOUR + 6 * MINUTE - SECOND);
+    expect(await readEvidence(query, incident)).toEqual(first);
+    await advance(query, NOON + 2 * HOUR + 6 * MINUTE);
+    expect(await readEvidence(query, incident)).toEqual(first.toSpliced(2, 0, HOUR));
+
+    await resolveAlert(query, alert, NOON + 6 * HOUR);
+    await sample(8 * HOUR);
+    await sample(8 * HOUR + 1);
+    await advance(query, NOON + 8 * HOUR + 5 * MINUTE - SECOND);
+    expect(await readEvidence(query, incident)).toHaveLength(4);
+    await advance(query, NOON + 8 * HOUR + 5 * MINUTE);
+    expect(await readEvidence(query, incident)).toEqual([...first.toSpliced(2, 0, HOUR), 8 * HOUR]);
+  });
+
+  it("comes also to what was resolved long ago, not before the alert fires", async ({ query }) => {
+    await openDays(query);
+    await addMetric(query, { metric: "depth" });
+    await addSeries(query, "depth", [[NOON, 1]]);
+    const rule_id = await addRule(query, "depth > 5");
+    const pending = await addAlert(query, { rule_id, fired_at: null, occurrence_count: 0 });
+    const incident = await open(query, { p_tell: false });
+    await resolve(query, incident);
+    await act(query, "link_alert", incident, { p_alert_id: pending });
+    await advance(query, NOON + 10 * DAY);
+    expect(await readEvidence(query, incident)).toEqual([]);
+    await act(query, "link_alert", incident, { p_alert_id: await addAlert(query, { rule_id }) });
+    await advance(query, NOON + 10 * DAY);
+    expect(await readEvidence(query, incident)).toEqual([0]);
+  });
+
+  it("goes with the link, unless another alert or anomaly is of the series", async ({ query }) => {
+    await openDays(query);
+    await addMetric(query, { metric: "depth" });
+    const metricSeries = await addSeries(query, "depth", [[NOON, 1]]);
+    const rule_id = await addRule(query, "depth > 5");
+    const [one, same] = [await addAlert(query, { rule_id }), await addAlert(query, { rule_id })];
+    const anomaly = await addAnomaly(query, metricSeries);
+    const incident = await open(query, {
+      p_alert_ids: [one, same],
+      p_anomaly_ids: [anomaly],
+      p_tell: false,
+    });
+    await advance(query, NOON);
+    await act(query, "unlink_anomaly", incident, { p_anomaly_id: anomaly });
+    await act(query, "unlink_alert", incident, { p_alert_id: one });
+    expect(await readEvidence(query, incident)).toEqual([0]);
+    await act(query, "unlink_alert", incident, { p_alert_id: same });
+    expect(await readEvidence(query, incident)).toEqual([]);
+  });
+
+  it("is found among 10,000 series of a metric in little time", async ({ query }) => {
+    await addMetric(query, { metric: "depth" });
+    await query(
+      `insert into monitor.metric_series (metric, labels)
+       select 'depth', jsonb_build_object('queue', n::text, 'host', 'a') from generate_series(1, 10000) as n`,
+    );
+    const rule_id = await addRule(query, "depth > 5");
+    const alerts = [];
+    for (const n of range(20)) {
+      alerts.push(await addAlert(query, { rule_id, labels: { queue: `${n + 1}`, host: "a" } }));
+    }
+    await open(query, { p_alert_ids: alerts, p_tell: false });
+    const start = performance.now();
+    await advance(query, NOON);
+    expect(performance.now() - start).toBeLessThan(2000);
+    const { rows } = await query(
+      "select cardinality(series_ids) as n from monitor.incident_alerts",
+    );
+    expect(rows).toEqual(alerts.map(() => ({ n: 1 })));
+  });
+
+  it("is of the first 100 alerts of an incident", async ({ query }) => {
+    const alerts = [];
+    for (const _ of range(101)) alerts.push(await addAlert(query));
+    await open(query, { p_alert_ids: alerts, p_tell: false });
+    expect(await seriesOf(query, alerts[99]!, [])).toBeNull();
+    expect(await seriesOf(query, alerts[100]!, [])).toEqual([]);
   });
 });
 
