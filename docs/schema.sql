@@ -5127,6 +5127,33 @@ grant execute on function monitor.explain_alert(bigint) to authenticated;
 grant execute on function monitor.explain_alert(bigint) to service_role;
 comment on function monitor.explain_alert(bigint) is 'Why an alert was told or not, in order, the newest 1,000 entries: each decision with how long it held, each message with what became of it. Nothing for an unknown alert.';
 
+CREATE OR REPLACE FUNCTION monitor.find_pages(p_incident monitor.incidents, p_message text, p_channel text)
+ RETURNS integer[]
+ LANGUAGE sql
+ STABLE
+ SET search_path TO ''
+AS $function$
+  with told as (
+    select told.notification_id, told.payload ->> 'message' as message, (told.payload ->> 'escalation_level')::integer as level
+    from monitor.notifications as told
+    where told.incident_id = p_incident.incident_id and told.channel = p_channel and not told.is_test and told.state <> 'discarded'
+  ), page as (
+    select array_agg(distinct level order by level) as levels
+    from told
+    where notification_id > coalesce((select max(notification_id) from told where message = 'resolution'), 0)
+  )
+  select case
+    when p_message = 'escalation'
+      or not exists (select from monitor.notification_channels where channel = p_channel and kind = 'pagerduty')
+      then array[p_incident.escalation_level]
+    when page.levels is null then '{1}'
+    when p_message = 'resolution' then page.levels
+    else page.levels[cardinality(page.levels):] end
+  from page;
+$function$;
+grant execute on function monitor.find_pages(monitor.incidents,text,text) to service_role;
+comment on function monitor.find_pages(monitor.incidents,text,text) is 'The levels under which a message goes by a channel, a message each. PagerDuty wakes nobody by what it adds to a page that is open: so each level has a page of its own there, an update goes to the last of those of the channel, and a resolution ends all of them. By other channels the level that the incident has.';
+
 CREATE OR REPLACE FUNCTION monitor.find_series(p_selectors jsonb, p_from timestamp with time zone, p_until timestamp with time zone, p_limit integer)
  RETURNS TABLE(metric text, labels jsonb)
  LANGUAGE plpgsql
@@ -5306,7 +5333,7 @@ AS $function$
       limit 1));
 $function$;
 grant execute on function monitor.incident_payload(monitor.incidents,text,text) to service_role;
-comment on function monitor.incident_payload(monitor.incidents,text,text) is 'A message about an incident, as IncidentPayload of shared/contract/notifications.ts. response_due_at is null once somebody has responded.';
+comment on function monitor.incident_payload(monitor.incidents,text,text) is 'A message about an incident, as IncidentPayload of shared/contract/notifications.ts. response_due_at is null once somebody has responded. By PagerDuty escalation_level is that of the page that it belongs to: see monitor.find_pages.';
 
 CREATE OR REPLACE FUNCTION monitor.incident_timeline(p_incident_id bigint, p_after_event_id bigint DEFAULT NULL::bigint, p_limit integer DEFAULT 500)
  RETURNS jsonb
@@ -10673,7 +10700,6 @@ CREATE OR REPLACE FUNCTION monitor.severity_of_label(p_label text)
 AS $function$
   select case when upper(btrim(p_label)) in ('P0', 'P1', 'P2', 'P3') then upper(btrim(p_label)) else 'P3' end;
 $function$;
-grant execute on function monitor.severity_of_label(text) to authenticated;
 grant execute on function monitor.severity_of_label(text) to service_role;
 comment on function monitor.severity_of_label(text) is 'The severity that a label pgvigil_incident asks for. Rules cannot be saved with another word; the labels of a series may bring one, which asks for P3: an incident that is not grave is seen, none is not.';
 
@@ -11244,10 +11270,15 @@ AS $function$
 declare
   v_payload  jsonb := monitor.incident_payload(p_incident, p_message, p_text);
   v_channel  text;
+  v_ids      bigint[];
   v_told     text[] := '{}';
 begin
   foreach v_channel in array p_channels loop
-    if monitor.enqueue_notification(v_channel, v_payload, null, p_incident.incident_id, false, p_now) is not null then
+    v_ids := array(
+      select monitor.enqueue_notification(
+        v_channel, v_payload || jsonb_build_object('escalation_level', level), null, p_incident.incident_id, false, p_now)
+      from unnest(monitor.find_pages(p_incident, p_message, v_channel)) as level);
+    if array_remove(v_ids, null) <> '{}' then
       v_told := v_told || v_channel;
     end if;
   end loop;

@@ -23,7 +23,7 @@
 --           monitor.create_incident(text, text, timestamptz, text[], text, text[], text, text, timestamptz),
 --           monitor.write_incident_message(monitor.incidents, text, text, text[], timestamptz, text, timestamptz),
 --           monitor.tell_incident(monitor.incidents, text, text, text[], text, text, timestamptz, text),
---           monitor.incident_payload(monitor.incidents, text, text), monitor.choose_channels(text[], integer),
+--           monitor.find_pages(monitor.incidents, text, text), monitor.incident_payload(monitor.incidents, text, text), monitor.choose_channels(text[], integer),
 --           monitor.write_incident_event(bigint, text, text, timestamptz, text, timestamptz, text), monitor.lock_incident(bigint),
 --           monitor.check_components(text[]), monitor.check_channels(text[]), monitor.check_incident_text(text, text, integer),
 --           monitor.update_enforced_at(monitor.incidents), monitor.response_enforced_at(monitor.incidents),
@@ -617,7 +617,38 @@ $$;
 
 comment on function monitor.incident_payload(monitor.incidents, text, text) is
   'A message about an incident, as IncidentPayload of shared/contract/notifications.ts. response_due_at is null once somebody has '
-  'responded.';
+  'responded. By PagerDuty escalation_level is that of the page that it belongs to: see monitor.find_pages.';
+
+create function monitor.find_pages(p_incident monitor.incidents, p_message text, p_channel text)
+returns integer[]
+language sql
+stable
+security invoker
+set search_path = ''
+as $$
+  with told as (
+    select told.notification_id, told.payload ->> 'message' as message, (told.payload ->> 'escalation_level')::integer as level
+    from monitor.notifications as told
+    where told.incident_id = p_incident.incident_id and told.channel = p_channel and not told.is_test and told.state <> 'discarded'
+  ), page as (
+    select array_agg(distinct level order by level) as levels
+    from told
+    where notification_id > coalesce((select max(notification_id) from told where message = 'resolution'), 0)
+  )
+  select case
+    when p_message = 'escalation'
+      or not exists (select from monitor.notification_channels where channel = p_channel and kind = 'pagerduty')
+      then array[p_incident.escalation_level]
+    when page.levels is null then '{1}'
+    when p_message = 'resolution' then page.levels
+    else page.levels[cardinality(page.levels):] end
+  from page;
+$$;
+
+comment on function monitor.find_pages(monitor.incidents, text, text) is
+  'The levels under which a message goes by a channel, a message each. PagerDuty wakes nobody by what it adds to a page that is open: so '
+  'each level has a page of its own there, an update goes to the last of those of the channel, and a resolution ends all of them. By '
+  'other channels the level that the incident has.';
 
 create function monitor.tell_incident(
   p_incident    monitor.incidents,
@@ -637,10 +668,15 @@ as $$
 declare
   v_payload  jsonb := monitor.incident_payload(p_incident, p_message, p_text);
   v_channel  text;
+  v_ids      bigint[];
   v_told     text[] := '{}';
 begin
   foreach v_channel in array p_channels loop
-    if monitor.enqueue_notification(v_channel, v_payload, null, p_incident.incident_id, false, p_now) is not null then
+    v_ids := array(
+      select monitor.enqueue_notification(
+        v_channel, v_payload || jsonb_build_object('escalation_level', level), null, p_incident.incident_id, false, p_now)
+      from unnest(monitor.find_pages(p_incident, p_message, v_channel)) as level);
+    if array_remove(v_ids, null) <> '{}' then
       v_told := v_told || v_channel;
     end if;
   end loop;
@@ -2449,6 +2485,7 @@ comment on function monitor.advance_incidents(timestamptz) is
 
 revoke all on all functions in schema monitor from public;
 grant execute on function
+  monitor.severity_of_label(text),
   monitor.check_incident_text(text, text, integer),
   monitor.check_components(text[]),
   monitor.check_channels(text[]),
@@ -2456,6 +2493,7 @@ grant execute on function
   monitor.write_incident_event(bigint, text, text, timestamptz, text, timestamptz, text),
   monitor.choose_channels(text[], integer),
   monitor.incident_payload(monitor.incidents, text, text),
+  monitor.find_pages(monitor.incidents, text, text),
   monitor.tell_incident(monitor.incidents, text, text, text[], text, text, timestamptz, text),
   monitor.write_incident_message(monitor.incidents, text, text, text[], timestamptz, text, timestamptz),
   monitor.create_incident(text, text, timestamptz, text[], text, text[], text, text, timestamptz),
@@ -2476,7 +2514,6 @@ grant execute on function
   monitor.describe_duration(interval),
   monitor.escape_markdown(text),
   monitor.quote_markdown(text),
-  monitor.severity_of_label(text),
   monitor.response_target(text),
   monitor.update_interval(text),
   monitor.response_enforced_at(monitor.incidents),

@@ -322,3 +322,49 @@ describe("monitor.send_incident_message()", () => {
     });
   });
 });
+
+describe("pages of PagerDuty", () => {
+  const levelsOf = async (query: Query, channel: string) =>
+    (await readMessages(query)).filter((message) => message.channel === channel)
+      .map(({ message, escalation_level }) => `${message} ${escalation_level}`);
+
+  it("are one a level; updates go to the last, a resolution ends all of them", async ({ query }) => {
+    await addChannel(query, "pager", "pagerduty");
+    await addChannel(query, "mail");
+    for (const level of [1, 2, 3]) await saveLevel(query, level, ["mail", "pager"]);
+    const incident = await open(query, { p_severity: "P0" });
+    for (const n of [1, 2, 3]) await advance(query, NOON + 15 * n * MINUTE);
+    const update = { p_message: "update", p_text: "soon" };
+    await act(query, "send_incident_message", incident, update);
+    const told = ["alert 1", "escalation 2", "escalation 3", "escalation 3", "update 3"];
+    expect(await levelsOf(query, "pager")).toEqual(told);
+    const resolved = await act(query, "set_incident_state", incident, {
+      p_state: "resolved",
+      p_now: iso(NOON + HOUR),
+    });
+    expect(resolved.told).toEqual(["mail", "pager"]);
+    expect(await levelsOf(query, "pager"))
+      .toEqual([...told, "resolution 1", "resolution 2", "resolution 3"]);
+    expect(await levelsOf(query, "mail")).toEqual([...told, "resolution 3"]);
+
+    // Opened again, it begins with a new first page.
+    await act(query, "set_incident_state", incident, { p_state: "open", p_now: iso(NOON + HOUR) });
+    await act(query, "set_incident_state", incident, {
+      p_state: "resolved",
+      p_now: iso(NOON + 2 * HOUR),
+    });
+    expect((await levelsOf(query, "pager")).slice(-2)).toEqual(["alert 1", "resolution 1"]);
+  });
+
+  it("of a level that was told alone gets its updates, and its end", async ({ query }) => {
+    await addChannel(query, "mail");
+    await addChannel(query, "seniors", "pagerduty");
+    await saveLevel(query, 1, ["mail"]);
+    await saveLevel(query, 2, ["seniors"]);
+    const incident = await open(query, { p_severity: "P0" });
+    await advance(query, NOON + 15 * MINUTE);
+    await act(query, "send_incident_message", incident, { p_message: "update", p_text: "soon" });
+    await act(query, "set_incident_state", incident, { p_state: "resolved" });
+    expect(await levelsOf(query, "seniors")).toEqual(["escalation 2", "update 2", "resolution 2"]);
+  });
+});

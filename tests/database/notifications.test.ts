@@ -45,6 +45,7 @@ describe("monitor.enqueue_notification()", () => {
     expect(row).toEqual({
       ...{ notification_id: String(id), channel: "ops", group_id: "7", incident_id: null },
       ...{ payload: HEARTBEAT, payload_type: "heartbeat", is_test: true, state: "pending" },
+      timeline_state: null,
       ...{ created_at: new Date(NOON), next_attempt_at: new Date(NOON), attempt_count: 0 },
       ...{ lease_token: null, lease_until: null, may_be_repeated: false },
       ...{ idempotency_key: expect.stringMatching(/^[0-9a-f-]{36}$/), provider_id: null },

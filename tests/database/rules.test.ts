@@ -168,6 +168,7 @@ const DEFINERS: Readonly<Record<string, string>> = {
   "monitor.plan_maintenance(timestamp with time zone,timestamp with time zone,text,jsonb,timestamp with time zone)":
     "an admin may plan maintenance, but not write its row",
   "monitor.record_change()": "writes the audit log, which nobody may write",
+  "monitor.record_changed_columns()": "as record_change",
   "monitor.requeue_notifications(text,timestamp with time zone)":
     "an admin may have them sent again, but not write their rows",
   "monitor.review_anomaly(bigint,text,timestamp with time zone)":

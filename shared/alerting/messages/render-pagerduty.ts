@@ -118,7 +118,9 @@ function dedupKeyOf({ payload, externalUrl, isTest }: Message): string {
   const subject = payload.type === "alerts"
     ? `group/${payload.group_key}`
     : payload.type === "incident"
-    ? `incident/${payload.incident_id}`
+    ? `incident/${payload.incident_id}${
+      // What is added to an open page wakes nobody: each level has its own, by monitor.find_pages.
+      payload.escalation_level > 1 ? `/level/${payload.escalation_level}` : ""}`
     : "heartbeat";
   const key = [
     "pgvigil",

@@ -89,6 +89,16 @@ describe("renderPagerDuty()", () => {
     });
   });
 
+  it("of an escalated incident is under its level, so that each pages anew", () => {
+    const keyOf = (name: Parameters<typeof samplePayload>[0], escalation_level: number) =>
+      render({ ...samplePayload(name, AT), escalation_level }).dedup_key;
+    const key = "pgvigil/ops.example.com/incident/9000000017";
+    for (const name of ["incident-escalation", "incident-update", "incident-resolution"] as const) {
+      expect([1, 2, 3].map((level) => keyOf(name, level)))
+        .toEqual([key, `${key}/level/2`, `${key}/level/3`]);
+    }
+  });
+
   it("does with each message what its like does in PagerDuty", () => {
     const actionOf = (payload: unknown) => render(payload).event_action;
     const alert = alertOf();
