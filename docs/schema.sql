@@ -4701,7 +4701,7 @@ begin
   from (
     select * from monitor.incident_events
     where incident_id = p_incident_id
-    order by happened_at, event_id
+    order by kind in ('alert', 'delivery'), happened_at, event_id -- what a thousand alerts did must not push out what people wrote
     limit c_events
   ) as event;
 
@@ -4759,7 +4759,7 @@ end;
 $function$;
 grant execute on function monitor.draft_post_mortem(bigint,timestamp with time zone) to authenticated;
 grant execute on function monitor.draft_post_mortem(bigint,timestamp with time zone) to service_role;
-comment on function monitor.draft_post_mortem(bigint,timestamp with time zone) is 'A post-mortem in Markdown: how long it took to detect, acknowledge, mitigate and resolve, alerts that fired more than 5 minutes after the start with the share of it that their rule waits, or that none did, and the timeline, at most 500 events. What people wrote shows as they wrote it and cannot become structure. Times are in the time zone of settings. Errors: P0002 for an unknown incident, as all are to a user who is no admin.';
+comment on function monitor.draft_post_mortem(bigint,timestamp with time zone) is 'A post-mortem in Markdown: how long it took to detect, acknowledge, mitigate and resolve, alerts that fired more than 5 minutes after the start with the share of it that their rule waits, or that none did, and the timeline, at most 500 events, those of alerts and deliveries last. What people wrote shows as they wrote it and cannot become structure. Times are in the time zone of settings. Errors: P0002 for an unknown incident, as all are to a user who is no admin.';
 
 CREATE OR REPLACE FUNCTION monitor.drop_incident_evidence(p_incident_id bigint)
  RETURNS void

@@ -248,6 +248,20 @@ None is linked.
     );
   });
 
+  it("lists what people wrote before what alerts did, in order of time", async ({ query }) => {
+    const incident = await open(query, { p_tell: false });
+    await query(
+      `insert into monitor.incident_events (incident_id, happened_at, actor, description, kind)
+       select $1, $2::timestamptz + n * interval '1 second', 'pgvigil', 'Alert', 'alert' from generate_series(1, 500) as n`,
+      [incident.incident_id, iso(NOON)],
+    );
+    await act(query, "note_incident", incident, { p_text: "Mended.", p_now: iso(NOON + HOUR) });
+    const lines = section(await draft(query, incident), "Timeline");
+    expect(lines).toHaveLength(501);
+    expect(lines[499]).toContain("Mended.");
+    expect(lines[500]).toContain("And 2 more");
+  });
+
   it("knows no other incident", async ({ query }) => {
     await expect(draft(query, { incident_id: 0 })).rejects.toMatchObject({ code: "P0002" });
   });
