@@ -56,7 +56,11 @@ export const HealthFactsRow = z.object({
     overdue_seconds: z.number().nonnegative().nullable(),
     parked_count: z.int().nonnegative(),
     failing_channels: z.array(z.object({ channel: z.string(), reason: z.string() })),
-    canary: z.object({ fired_at: Instant.nullable(), arrived_at: Instant.nullable() }).nullable(),
+    canary: z.object({
+      wanted_since: Instant.nullable(),
+      fired_at: Instant.nullable(),
+      arrived_at: Instant.nullable(),
+    }).nullable(),
   }),
 });
 
@@ -119,8 +123,12 @@ export interface HealthFacts {
     /** Messages given up within the last 7 days. */
     readonly parkedCount: number;
     readonly failingChannels: readonly { readonly channel: string; readonly reason: string }[];
-    /** When the last canary fired, and the last one that was sent; null if none is wanted. */
-    readonly canary: { readonly firedAt: Date | null; readonly arrivedAt: Date | null } | null;
+    /** Since when evaluations have known of a canary, when the last one fired, and the last that arrived; null if none is wanted. */
+    readonly canary: {
+      readonly wantedSince: Date | null;
+      readonly firedAt: Date | null;
+      readonly arrivedAt: Date | null;
+    } | null;
   };
 }
 
@@ -171,6 +179,7 @@ export function parseHealthFacts(answer: unknown): HealthFacts {
       parkedCount: notifications.parked_count,
       failingChannels: notifications.failing_channels,
       canary: notifications.canary && {
+        wantedSince: toDate(notifications.canary.wanted_since),
         firedAt: toDate(notifications.canary.fired_at),
         arrivedAt: toDate(notifications.canary.arrived_at),
       },

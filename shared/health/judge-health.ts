@@ -271,10 +271,16 @@ function judgeNotifications(
 
 /** Before the first one has had its time nothing can be said. */
 function isCanaryLost(canary: HealthFacts["notifications"]["canary"], clock: Date): boolean {
-  if (canary === null || canary.firedAt === null) return false;
-  const lastGood = canary.arrivedAt ?? canary.firedAt;
-  const limit = canary.arrivedAt === null ? OVERDUE_SECONDS : CANARY_SECONDS;
-  return secondsBetween(lastGood, clock) > limit;
+  if (canary === null) return false;
+  const { wantedSince, firedAt, arrivedAt } = canary;
+  const isOlder = (date: Date | null, seconds: number) =>
+    date !== null && secondsBetween(date, clock) > seconds;
+  if (arrivedAt === null && isOlder(firedAt, OVERDUE_SECONDS)) return true;
+  // One that is wanted again after a while has its time again.
+  const lastGood = wantedSince !== null && arrivedAt !== null && wantedSince > arrivedAt
+    ? wantedSince
+    : arrivedAt ?? wantedSince;
+  return isOlder(lastGood, CANARY_SECONDS);
 }
 
 /** Healthy up to the limit, unknown beyond it, and unknown if the time lies ahead of the clock. */

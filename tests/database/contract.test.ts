@@ -798,7 +798,7 @@ describe("the contract of health", () => {
       notifications: {
         ...{ isEnabled: true, routesCount: 1, channelsCount: 1, overdueSeconds: 60 },
         ...{ parkedCount: 0, failingChannels: [{ channel: "ops", reason: "no" }] },
-        canary: { firedAt: null, arrivedAt: null },
+        canary: { wantedSince: null, firedAt: null, arrivedAt: null },
       },
       rules: { failingCount: 1, firstFailure: { name: expect.any(String), error: "no" } },
       scheduler: { watchedAt: new Date(NOON - MINUTE), isInstalled: true },

@@ -396,7 +396,10 @@ describe("judgeHealth()", () => {
       [{ overdueSeconds: 301 }, "a message has been due"],
       [{ failingChannels: failing("ops") }, "channels fail"],
       [{ routesCount: 0 }, "there is no route"],
-      [{ canary: { firedAt: afterNoon(-301), arrivedAt: null } }, "the daily canary"],
+      [
+        { canary: { wantedSince: null, firedAt: afterNoon(-301), arrivedAt: null } },
+        "the daily canary",
+      ],
       [{ parkedCount: 1 }, "given up"],
     ];
     it("say of several what explains the others", () => {
@@ -406,8 +409,8 @@ describe("judgeHealth()", () => {
       }
     });
 
-    it.each<[string, string, number | null, number | null]>([
-      // Fired and arrived so many seconds ago.
+    it.each<[string, string, number | null, number | null, number?]>([
+      // Fired, arrived and wanted since so many seconds ago.
       ["has not fired yet", "healthy", null, null],
       ["has fired for the first time", "healthy", OVERDUE_SECONDS, null],
       ["has fired, and never arrived", "degraded", OVERDUE_SECONDS + 0.001, null],
@@ -416,9 +419,13 @@ describe("judgeHealth()", () => {
       ["is on its way again", "healthy", 1, CANARY_SECONDS],
       ["did not arrive today", "healthy", OVERDUE_SECONDS + 1, CANARY_SECONDS],
       ["did not arrive, today or in time", "degraded", 1, CANARY_SECONDS + 0.001],
-    ])("with a canary that %s are %s", (_name, status, fired, arrived) => {
-      const ago = (seconds: number | null) => seconds === null ? null : afterNoon(-seconds);
-      const canary = { firedAt: ago(fired), arrivedAt: ago(arrived) };
+      ["may still fire for the first time", "healthy", null, null, CANARY_SECONDS],
+      ["should have fired", "degraded", null, null, CANARY_SECONDS + 0.001],
+      ["is wanted again", "healthy", CANARY_SECONDS * 9, CANARY_SECONDS * 9, CANARY_SECONDS],
+      ["arrived at last", "healthy", 1, 1, CANARY_SECONDS + 1],
+    ])("with a canary that %s are %s", (_name, status, fired, arrived, wanted) => {
+      const ago = (seconds: number | null = null) => seconds === null ? null : afterNoon(-seconds);
+      const canary = { wantedSince: ago(wanted), firedAt: ago(fired), arrivedAt: ago(arrived) };
       expect(judgeNotifications({ canary })).toMatchObject({
         status,
         reason: status === "healthy" ? expect.any(String) : "the daily canary has not arrived",
@@ -430,7 +437,7 @@ describe("judgeHealth()", () => {
     });
 
     it("lose a canary while the facts grow old", () => {
-      const canary = { firedAt: afterNoon(-298), arrivedAt: null };
+      const canary = { wantedSince: null, firedAt: afterNoon(-298), arrivedAt: null };
       const status = (seconds: number) =>
         judgeHealth(seen({ notifications: { ...facts, canary } }), afterNoon(seconds)).components
           .notifications.status;
