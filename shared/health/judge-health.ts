@@ -228,6 +228,9 @@ export const OVERDUE_SECONDS = 300;
 /** A day until the next canary, and two hours for it to arrive. */
 export const CANARY_SECONDS = 93_600;
 
+/** Failing channels whose reasons are told: each may be long, and all of it becomes an alert. */
+const NAMED_CHANNELS_LIMIT = 5;
+
 /** Whether somebody would be told. */
 function judgeNotifications(
   { notifications, now }: HealthFacts,
@@ -247,12 +250,13 @@ function judgeNotifications(
     return judged("unhealthy", `a message has been due for ${inSeconds(overdueSeconds)}`);
   }
   if (failingChannels.length > 0) {
-    const reasons = failingChannels.map(({ channel, reason }) => `${channel}: ${reason}`);
-    const areAll = failingChannels.length >= channelsCount;
-    return judged(
-      areAll ? "unhealthy" : "degraded",
-      `${areAll ? "no channel works" : "channels fail"}: ${reasons.join("; ")}`,
-    );
+    const reasons = failingChannels.slice(0, NAMED_CHANNELS_LIMIT)
+      .map(({ channel, reason }) => `${channel}: ${reason}`);
+    const moreCount = failingChannels.length - reasons.length;
+    const told = [...reasons, ...moreCount > 0 ? [`and ${moreCount} more`] : []].join("; ");
+    return failingChannels.length >= channelsCount
+      ? judged("unhealthy", `no channel works: ${told}`)
+      : judged("degraded", `channels fail: ${told}`);
   }
   if (channelsCount === 0 || notifications.routesCount === 0) {
     const missing = channelsCount === 0 ? "channel" : "route";

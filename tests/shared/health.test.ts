@@ -378,6 +378,16 @@ describe("judgeHealth()", () => {
       });
     });
 
+    it("name five channels that fail, and count the others", () => {
+      const reasonOf = (count: number) =>
+        judgeNotifications({
+          channelsCount: 9,
+          failingChannels: failing(..."abcdefg".slice(0, count)),
+        }).reason;
+      expect(reasonOf(5)).toMatch(/; e: e is down$/);
+      expect(reasonOf(7)).toMatch(/; e: e is down; and 2 more$/);
+    });
+
     it("show how long a message has waited, also where that is not too long", () => {
       expect(judgeNotifications({ overdueSeconds: 12 })).toMatchObject({ overdueSeconds: 12 });
     });
