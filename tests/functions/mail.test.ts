@@ -289,10 +289,11 @@ describe("resendMailer()", () => {
     });
   });
 
-  it("repeats neither the key nor the sender, whatever Resend says", async () => {
-    fail(403, "validation_error", `${KEY} may not send\0as ${FROM}\nor ${SENDER}: ${KEY}${KEY}`);
+  it("repeats neither the key nor anybody's address, whatever Resend says", async () => {
+    const [recipient] = RECIPIENTS;
+    fail(403, "validation_error", `${KEY} may not send\0as ${FROM}\nto ${recipient}: ${KEY}${KEY}`);
     expect(await send()).toMatchObject({
-      error: "Resend answered 403: … may not send\ufffdas … or …: ……",
+      error: "Resend answered 403: … may not send\ufffdas pgvigil <…@…> to …@…: ……",
     });
   });
 

@@ -1,7 +1,7 @@
 import { Resend } from "resend";
 import type { Mail } from "../../../shared/alerting/messages/render-email.ts";
 import { mailEnvironment } from "./env.ts";
-import { summarize } from "./redact.ts";
+import { concealMailboxes, summarize } from "./redact.ts";
 
 /** What came of handing a mail to the provider. */
 export type MailResult =
@@ -12,7 +12,7 @@ export type MailResult =
     readonly status: number | null;
     /** What the provider calls the error. */
     readonly name: string;
-    /** One line, without the key and the sender. */
+    /** One line, without the key and without addresses. */
     readonly error: string;
     readonly retryAfter: string | undefined;
   };
@@ -58,16 +58,10 @@ export function resendMailer(
         name: typeof name === "string" ? name : "",
         error: error === null ? "Resend answered without the id of a mail" : summarize(
           `Resend answered ${status ?? "no status"}: ${said}`,
-          (line) => conceal(line, apiKey, from),
+          (line) => concealMailboxes(line.replaceAll(apiKey, "…")),
         ),
         retryAfter: headers["retry-after"],
       };
     },
   };
-}
-
-/** A text without the key and the sender. */
-function conceal(text: string, apiKey: string, from: string): string {
-  const address = from.replace(/^.*<|>$/g, "");
-  return [apiKey, from, address].reduce((left, part) => left.replaceAll(part, "…"), text);
 }

@@ -20,6 +20,11 @@ export function redact(text: string): string {
   return SECRETS.reduce((left, [shape, stand]) => left.replace(shape, stand), text);
 }
 
+/** Replaces whatever looks like the address of a mailbox: whose it is is in the configuration of the channel. */
+export function concealMailboxes(text: string): string {
+  return text.replace(/[^\s<>()",;:@]+@[^\s<>()",;:@]+/g, "…@…");
+}
+
 /** Characters of a text that are looked through: that takes as long as the square of them. */
 const READ_LIMIT = 4000;
 

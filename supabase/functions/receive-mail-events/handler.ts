@@ -13,7 +13,7 @@ import { readBytes } from "../_shared/body.ts";
 import type { Database } from "../_shared/database.ts";
 import type { Call } from "../_shared/endpoint.ts";
 import { Problem } from "../_shared/problem.ts";
-import { summarize } from "../_shared/redact.ts";
+import { concealMailboxes, summarize } from "../_shared/redact.ts";
 
 export const NAME = "receive-mail-events";
 
@@ -25,9 +25,6 @@ export const TOLERANCE_SECONDS = 300;
 
 /** What an id of an event looks like: printable, and no longer than the database takes. */
 const EVENT_ID = /^[\x21-\x7e]{1,200}$/;
-
-/** Something that looks like the address of a mailbox. */
-const MAILBOX = /[^\s<>()",;:@]+@[^\s<>()",;:@]+/g;
 
 /** An event whose sender is known by its signature. */
 export interface SignedEvent {
@@ -144,5 +141,5 @@ function parseEvent(text: string): MailEvent | null {
 
 /** In one line, without addresses and secrets; null for nothing. */
 function shortenReason(reason: string | null): string | null {
-  return summarize(reason ?? "", (line) => line.replace(MAILBOX, "…@…")) || null;
+  return summarize(reason ?? "", concealMailboxes) || null;
 }
