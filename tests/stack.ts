@@ -3,6 +3,7 @@ import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { createServer, type Server } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import pg from "pg";
 import { type Stack, type StackOptions, startStack } from "../local/stack.ts";
 
 export { freePort } from "../local/processes.ts";
@@ -54,6 +55,8 @@ export async function writeProject(root: string, files: Record<string, string>):
 export interface TestStack extends Stack {
   readonly folder: string;
   readonly lines: readonly string[];
+  /** Connects to its database as its owner, until it is stopped. */
+  connect(): Promise<pg.Client>;
 }
 
 /**
@@ -81,11 +84,21 @@ export async function startTestStack(
       folder: join(folder, ".local"),
       progress: (line) => lines.push(line),
     });
+    const clients: pg.Client[] = [];
     return {
       ...stack,
       folder: join(folder, ".local"),
       lines,
-      stop: () => stack.stop().finally(clean),
+      connect: async () => {
+        const client = new pg.Client({ connectionString: stack.facts.db_url });
+        clients.push(client);
+        await client.connect();
+        return client;
+      },
+      stop: async () => {
+        await Promise.all(clients.map((client) => client.end().catch(() => {})));
+        await stack.stop().finally(clean);
+      },
     };
   } catch (error) {
     await clean();

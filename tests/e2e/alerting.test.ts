@@ -1,7 +1,7 @@
 import { execFile } from "node:child_process";
 import process from "node:process";
 import { promisify } from "node:util";
-import pg from "pg";
+import type pg from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { poll } from "../../local/processes.ts";
 import { SAMPLE_KINDS } from "../../shared/alerting/messages/sample-payloads.ts";
@@ -12,14 +12,10 @@ let db: pg.Client;
 
 beforeAll(async () => {
   stack = await startTestStack({ cron: false });
-  db = new pg.Client({ connectionString: stack.facts.db_url });
-  await db.connect();
+  db = await stack.connect();
 });
 
-afterAll(async () => {
-  await db?.end();
-  await stack?.stop();
-});
+afterAll(() => stack?.stop());
 
 interface Mail {
   to: string[];

@@ -1,4 +1,4 @@
-import pg from "pg";
+import type pg from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { detector } from "../../shared/detection/current-detector.ts";
 import { addMetric, addSeries, DAY, HOUR, iso, MINUTE, openDays } from "../database/seeds.ts";
@@ -14,17 +14,13 @@ const query = (text: string, values?: unknown[]) => db.query(text, values);
 
 beforeAll(async () => {
   stack = await startTestStack({ cron: false });
-  db = new pg.Client({ connectionString: stack.facts.db_url });
-  await db.connect();
+  db = await stack.connect();
   const { rows } = await query("select monitor.epoch_ms(date_trunc('minute', now())) as at");
   now = Number(rows[0].at);
   await openDays(query as never, now - HISTORY_DAYS * DAY, HISTORY_DAYS + 2);
 });
 
-afterAll(async () => {
-  await db?.end();
-  await stack?.stop();
-});
+afterAll(() => stack?.stop());
 
 /** A rhythm of a day with a little noise that is the same in each run. */
 function usualValue(at: number): number {

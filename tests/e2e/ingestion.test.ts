@@ -24,15 +24,11 @@ let token: string;
 
 beforeAll(async () => {
   stack = await startTestStack({ cron: false });
-  db = new pg.Client({ connectionString: stack.facts.db_url });
-  await db.connect();
+  db = await stack.connect();
   token = await createToken("shop");
 });
 
-afterAll(async () => {
-  await db?.end();
-  await stack?.stop();
-});
+afterAll(() => stack?.stop());
 
 async function createToken(name: string, scopes = "{ingest}"): Promise<string> {
   const { rows } = await db.query(

@@ -22,14 +22,10 @@ let db: pg.Client;
 beforeAll(async () => {
   // Cron is the test itself here: it calls what cron would call, when it wants to.
   stack = await startTestStack({ cron: false });
-  db = new pg.Client({ connectionString: stack.facts.db_url });
-  await db.connect();
+  db = await stack.connect();
 });
 
-afterAll(async () => {
-  await db?.end();
-  await stack?.stop();
-});
+afterAll(() => stack?.stop());
 
 /** Each test starts with an idle schedule, working secrets and no collectors but the shipped ones. */
 beforeEach(async () => {

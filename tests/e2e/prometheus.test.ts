@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { promisify } from "node:util";
-import pg from "pg";
+import type pg from "pg";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { freePort, startTestStack, type TestStack } from "../stack.ts";
 
@@ -22,8 +22,7 @@ let sendingToken: string;
 
 beforeAll(async () => {
   stack = await startTestStack({ cron: false });
-  db = new pg.Client({ connectionString: stack.facts.db_url });
-  await db.connect();
+  db = await stack.connect();
   token = await createToken("grafana", "{read}");
   sendingToken = await createToken("sender", "{ingest}");
   await ingest();
@@ -34,10 +33,7 @@ beforeAll(async () => {
   expect(collected.status).toBe(200);
 });
 
-afterAll(async () => {
-  await db?.end();
-  await stack?.stop();
-});
+afterAll(() => stack?.stop());
 
 async function createToken(name: string, scopes: string): Promise<string> {
   const { rows } = await db.query(
