@@ -10436,14 +10436,16 @@ AS $function$
     union all
     select series.series_id, case when series.labels @> named.labels then 1 else 2 end, series.last_sample_at
     from named
-    join monitor.metric_series as series using (metric)
+    cross join lateral (
+      select * from monitor.metric_series where metric_series.metric = named.metric limit 10000 -- an evaluation waits for this
+    ) as series
     where (series.labels || named.labels) @> series.labels -- no label of both says something else
   )
   select coalesce(array_agg(series_id order by series_id), '{}')
   from (select series_id from found order by place, last_sample_at desc nulls last, series_id limit 10) as first;
 $function$;
 grant execute on function monitor.series_of_alert(monitor.system_alerts) to service_role;
-comment on function monitor.series_of_alert(monitor.system_alerts) is 'The series that an alert is likely to be about: that of its anomaly; else those of metrics that the expression of its rule names, as it is now, of which no label contradicts one of the alert; at most 10, those with all its labels and the freshest first. Empty for jobs, health, and rules that are gone.';
+comment on function monitor.series_of_alert(monitor.system_alerts) is 'The series that an alert is likely to be about: that of its anomaly; else those of metrics that the expression of its rule names, as it is now, of which no label contradicts one of the alert; at most 10, those with all its labels and the freshest first, among 10,000 of a metric. Empty for jobs, health, and rules that are gone.';
 
 CREATE OR REPLACE FUNCTION monitor.set_detection(p_metric text, p_budget double precision DEFAULT NULL::double precision, p_sensitivity text DEFAULT NULL::text, p_direction text DEFAULT NULL::text, p_minimum_change double precision DEFAULT NULL::double precision, p_minimum_change_ratio double precision DEFAULT NULL::double precision, p_enabled boolean DEFAULT NULL::boolean)
  RETURNS void
