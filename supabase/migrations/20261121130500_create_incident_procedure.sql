@@ -1438,6 +1438,9 @@ begin
   return (
     select to_jsonb(incident) || jsonb_build_object('told', v_told)
     from monitor.incidents as incident where incident_id = p_incident_id);
+exception when unique_violation then
+  raise exception 'an alert of incident % has opened another one in this moment', p_incident_id
+    using errcode = 'serialization_failure', hint = 'Look at the other one, or try again.';
 end;
 $$;
 
@@ -1447,7 +1450,7 @@ comment on function monitor.set_incident_state(bigint, text, text, timestamptz, 
   'again, is told to all who were told of the incident unless p_tell is false; other states if p_tell is true. Returns its row and told, '
   'the channels. Errors: 42501 for a user who is no admin; P0002 for an unknown incident; 22023 for an unknown state, the one it has, a '
   'p_at before its start, before the resolution it undoes or in the future, or a text beyond 10,000 characters; 23514 for a day that is '
-  'not of this millennium.';
+  'not of this millennium; 40001 if its alert opens another one at the same time.';
 
 create function monitor.set_incident_severity(
   p_incident_id  bigint,

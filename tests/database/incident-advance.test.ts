@@ -1005,4 +1005,30 @@ describe("two sessions at once", () => {
     expect(await advance(query, NOON + 2 * MINUTE)).toMatchObject({ opened: 0, failed: 0 });
     expect(await readIncidents(query)).toHaveLength(2);
   });
+
+  it("do not open an incident again while its alert opens another", async ({ ownDatabase }) => {
+    const [one, other] = [await ownDatabase.connect(), await ownDatabase.connect()];
+    const [query, second] = [queryOf(one), queryOf(other)];
+    const alert = await addAsking(query);
+    await advance(query, NOON);
+    const [incident] = await readIncidents(query);
+    await resolve(query, incident!, NOON + MINUTE);
+    await fireAgain(query, alert, NOON + 2 * MINUTE);
+
+    await one.query("begin");
+    expect(await advance(query, NOON + 2 * MINUTE)).toMatchObject({ opened: 1 });
+    const reopen = () =>
+      act(second, "set_incident_state", incident!, {
+        p_state: "open",
+        p_now: iso(NOON + 2 * MINUTE),
+      });
+    const refused = expect(reopen()).rejects.toMatchObject({
+      code: "40001",
+      hint: expect.stringContaining("try again"),
+    });
+    await waitUntilBlocking(query);
+    await one.query("commit");
+    await refused;
+    expect(await reopen()).toMatchObject({ state: "open", fingerprint: null });
+  });
 });
