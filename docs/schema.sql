@@ -6432,6 +6432,18 @@ $function$;
 grant execute on function monitor.monitor_bytes() to service_role;
 comment on function monitor.monitor_bytes() is 'Bytes on disk of all tables of this schema, with indexes and TOAST.';
 
+CREATE OR REPLACE FUNCTION monitor.name_message(p_message text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO ''
+AS $function$
+  select case p_message when 'alert' then 'Initial alert' when 'update' then 'Status update' when 'resolution' then 'Resolution'
+    else 'Escalation' end;
+$function$;
+grant execute on function monitor.name_message(text) to service_role;
+comment on function monitor.name_message(text) is 'What the timeline calls a message about an incident.';
+
 CREATE OR REPLACE FUNCTION monitor.next_mail_at(p_now timestamp with time zone)
  RETURNS timestamp with time zone
  LANGUAGE sql
@@ -8901,9 +8913,7 @@ begin
   )
   insert into monitor.incident_events (incident_id, kind, description, happened_at, actor, recorded_at, source_key)
   select known.incident_id, 'delivery',
-    format('%s to %s %s', case known.payload ->> 'message'
-        when 'alert' then 'Initial alert' when 'update' then 'Status update' when 'resolution' then 'Resolution' else 'Escalation' end,
-      known.channel, outcome.text),
+    format('%s to %s %s', monitor.name_message(known.payload ->> 'message'), known.channel, outcome.text),
     coalesce(case when known.state in ('sent', 'delivered') then coalesce(known.delivered_at, known.sent_at) end, p_now), 'pgvigil', p_now,
     format('notification:%s:%s', known.notification_id, known.state)
   from known
@@ -11290,7 +11300,7 @@ begin
   perform monitor.write_incident_event(
     p_incident.incident_id, case p_message when 'escalation' then 'escalation' else 'message' end,
     format('%s to %s%s: %s',
-      case p_message when 'alert' then 'Initial alert' when 'update' then 'Status update' when 'resolution' then 'Resolution' else 'Escalation' end,
+      monitor.name_message(p_message),
       case when v_told = '{}' then 'nobody' else array_to_string(v_told, ', ') end,
       (
         select coalesce(' (' || string_agg(remark, '; ') || ')', '')

@@ -23,16 +23,18 @@
 --           monitor.create_incident(text, text, timestamptz, text[], text, text[], text, text, timestamptz),
 --           monitor.write_incident_message(monitor.incidents, text, text, text[], timestamptz, text, timestamptz),
 --           monitor.tell_incident(monitor.incidents, text, text, text[], text, text, timestamptz, text),
---           monitor.find_pages(monitor.incidents, text, text), monitor.incident_payload(monitor.incidents, text, text), monitor.choose_channels(text[], integer),
+--           monitor.find_pages(monitor.incidents, text, text), monitor.name_message(text),
+--           monitor.incident_payload(monitor.incidents, text, text), monitor.choose_channels(text[], integer),
 --           monitor.write_incident_event(bigint, text, text, timestamptz, text, timestamptz, text), monitor.lock_incident(bigint),
 --           monitor.check_components(text[]), monitor.check_channels(text[]), monitor.check_incident_text(text, text, integer),
 --           monitor.update_enforced_at(monitor.incidents), monitor.response_enforced_at(monitor.incidents),
 --           monitor.update_interval(text), monitor.response_target(text), monitor.severity_of_label(text),
 --           monitor.quote_markdown(text), monitor.escape_markdown(text),
 --           monitor.describe_duration(interval), monitor.describe_time(timestamptz, text), monitor.keep_escalation_channels();
---           drop table monitor.escalation_levels; drop trigger incidents_record_change, incidents_record_changed_columns
---           on monitor.incidents; drop function monitor.record_changed_columns(); drop the indexes system_alerts_opens_incident_idx,
---           incidents_fingerprint_idx and incident_events_source_key_idx, and the columns added here (one is of notifications).
+--           drop table monitor.escalation_levels; drop trigger incidents_record_change on monitor.incidents; drop trigger
+--           incidents_record_changed_columns on monitor.incidents; drop function monitor.record_changed_columns(); drop the indexes
+--           system_alerts_opens_incident_idx, incidents_fingerprint_idx, incident_events_source_key_idx,
+--           incident_alerts_without_series_idx and notifications_timeline_news_idx, and the columns added here (one is of notifications).
 
 alter table monitor.incidents
   add column opened_at              timestamptz not null default now(),
@@ -619,6 +621,19 @@ comment on function monitor.incident_payload(monitor.incidents, text, text) is
   'A message about an incident, as IncidentPayload of shared/contract/notifications.ts. response_due_at is null once somebody has '
   'responded. By PagerDuty escalation_level is that of the page that it belongs to: see monitor.find_pages.';
 
+create function monitor.name_message(p_message text)
+returns text
+language sql
+immutable
+security invoker
+set search_path = ''
+as $$
+  select case p_message when 'alert' then 'Initial alert' when 'update' then 'Status update' when 'resolution' then 'Resolution'
+    else 'Escalation' end;
+$$;
+
+comment on function monitor.name_message(text) is 'What the timeline calls a message about an incident.';
+
 create function monitor.find_pages(p_incident monitor.incidents, p_message text, p_channel text)
 returns integer[]
 language sql
@@ -683,7 +698,7 @@ begin
   perform monitor.write_incident_event(
     p_incident.incident_id, case p_message when 'escalation' then 'escalation' else 'message' end,
     format('%s to %s%s: %s',
-      case p_message when 'alert' then 'Initial alert' when 'update' then 'Status update' when 'resolution' then 'Resolution' else 'Escalation' end,
+      monitor.name_message(p_message),
       case when v_told = '{}' then 'nobody' else array_to_string(v_told, ', ') end,
       (
         select coalesce(' (' || string_agg(remark, '; ') || ')', '')
@@ -840,7 +855,8 @@ end;
 $$;
 
 comment on function monitor.add_incident_alert(bigint, bigint, text, timestamptz) is
-  'Links an alert; the next advance copies its samples, if it is among the first 100. Returns whether it was not linked before. Errors: P0002 for an unknown alert, 54000 beyond 1,000.';
+  'Links an alert; the next advance copies its samples, if it is among the first 100. Returns whether it was not linked before. '
+  'Errors: P0002 for an unknown alert, 54000 beyond 1,000.';
 
 create function monitor.series_of_alert(p_alert monitor.system_alerts)
 returns integer[]
@@ -1132,9 +1148,7 @@ begin
   )
   insert into monitor.incident_events (incident_id, kind, description, happened_at, actor, recorded_at, source_key)
   select known.incident_id, 'delivery',
-    format('%s to %s %s', case known.payload ->> 'message'
-        when 'alert' then 'Initial alert' when 'update' then 'Status update' when 'resolution' then 'Resolution' else 'Escalation' end,
-      known.channel, outcome.text),
+    format('%s to %s %s', monitor.name_message(known.payload ->> 'message'), known.channel, outcome.text),
     coalesce(case when known.state in ('sent', 'delivered') then coalesce(known.delivered_at, known.sent_at) end, p_now), 'pgvigil', p_now,
     format('notification:%s:%s', known.notification_id, known.state)
   from known
@@ -1593,7 +1607,8 @@ $$;
 
 comment on function monitor.link_alert(bigint, bigint, timestamptz) is
   'Says that an alert belongs to an incident: what it does is in the timeline from then on, and the next evaluation copies its samples, '
-  'if it is among the first 100, to the evidence. Returns whether it did not before. Errors: '
+  'if it is among the first 100, to the evidence. '
+  'Returns whether it did not before. Errors: '
   '42501 for a user who is no admin, P0002 for an unknown incident or alert, 54000 for more than 1,000.';
 
 create function monitor.unlink_alert(p_incident_id bigint, p_alert_id bigint, p_now timestamptz default now())
@@ -1624,8 +1639,9 @@ end;
 $$;
 
 comment on function monitor.unlink_alert(bigint, bigint, timestamptz) is
-  'Says that an alert does not belong to an incident; samples that were copied for it alone go. If it fires with the label pgvigil_incident and belongs to no other, it opens one '
-  'of its own. Errors: 42501 for a user who is no admin, P0002 for an unknown incident or an alert that is not linked.';
+  'Says that an alert does not belong to an incident; samples that were copied for it alone go. If it fires with the label '
+  'pgvigil_incident and belongs to no other, it opens one of its own. Errors: 42501 for a '
+  'user who is no admin, P0002 for an unknown incident or an alert that is not linked.';
 
 create function monitor.link_anomaly(p_incident_id bigint, p_anomaly_id bigint, p_now timestamptz default now())
 returns integer
@@ -2072,8 +2088,9 @@ $$;
 
 comment on function monitor.draft_post_mortem(bigint, timestamptz) is
   'A post-mortem in Markdown: how long it took to detect, acknowledge, mitigate and resolve, alerts that fired more than 5 minutes after '
-  'the start with the share of it that their rule waits, or that none did, and the timeline, at most 500 events, those of alerts and deliveries last. What people wrote shows '
-  'as they wrote it and cannot become structure. Times are in the time zone of settings. Errors: P0002 for an unknown incident, as all '
+  'the start with the share of it that their rule waits, or that none did, and the timeline, at most 500 events, those '
+  'of alerts and deliveries last. What people wrote shows as they wrote it and cannot become '
+  'structure. Times are in the time zone of settings. Errors: P0002 for an unknown incident, as all '
   'are to a user who is no admin.';
 
 create function monitor.propose_incidents(p_now timestamptz default now())
@@ -2498,6 +2515,7 @@ grant execute on function
   monitor.write_incident_event(bigint, text, text, timestamptz, text, timestamptz, text),
   monitor.choose_channels(text[], integer),
   monitor.incident_payload(monitor.incidents, text, text),
+  monitor.name_message(text),
   monitor.find_pages(monitor.incidents, text, text),
   monitor.tell_incident(monitor.incidents, text, text, text[], text, text, timestamptz, text),
   monitor.write_incident_message(monitor.incidents, text, text, text[], timestamptz, text, timestamptz),
