@@ -345,7 +345,8 @@ security invoker
 set search_path = ''
 as $$
 declare
-  c_horizon constant interval := interval '5 seconds'; -- a mail that would have to wait for longer stays for whoever comes then
+  c_horizon  constant interval := interval '5 seconds'; -- a mail that would have to wait for longer stays for whoever comes then
+  c_attempts constant integer := 12; -- as in record_deliveries
   v_enabled   boolean;
   v_mail_at   timestamptz;
   v_leased    jsonb;
@@ -361,6 +362,19 @@ begin
   -- Who holds this row gives out the times at which mails may be sent, whoever sends them.
   perform from monitor.alerting_state for update;
   v_mail_at := greatest(monitor.next_mail_at(p_now), p_now);
+
+  -- What nobody who had it has lived to tell of would be given out for ever.
+  with given_up as (
+    update monitor.notifications
+    set state = 'parked', lease_token = null, lease_until = null,
+        last_error = format('%s attempts, and the last one never said what came of it', attempt_count)
+    where v_enabled and state = 'pending' and attempt_count >= c_attempts and lease_until <= p_now
+    returning channel, last_error
+  )
+  update monitor.notification_channels as channel
+  set failing_since = coalesce(channel.failing_since, p_now), last_error = given_up.last_error
+  from given_up
+  where channel.channel = given_up.channel;
 
   with due as (
     select next.*, row_number() over (partition by channel order by next_attempt_at, notification_id) as in_channel
@@ -433,7 +447,7 @@ comment on function monitor.lease_notifications(text[], integer, double precisio
   'Gives out what is due of these kinds of channels, oldest first, to be sent by whoever asks: {notifications, now, time_zone, '
   'external_url} as shared/contract/notifications.ts reads it. One mail, with the time at which it may be sent, so that all deliverers '
   'together keep to mails_per_second; one for Slack, one of each failing channel, and of each group and incident the earliest. What is '
-  'not recorded by the end of its lease is given out again. Errors: 22023 for a limit or lease out of range.';
+  'not recorded by the end of its lease is given out again, and after 12 attempts parked. Errors: 22023 for a limit or lease out of range.';
 
 create function monitor.apply_mail_event(p_event monitor.mail_events, p_now timestamptz)
 returns boolean

@@ -816,6 +816,42 @@ describe("monitor.record_deliveries()", () => {
   });
 });
 
+describe("a message that kills whoever sends it", () => {
+  it.for([
+    { attempts: 11, state: "pending" },
+    { attempts: 12, state: "parked" },
+  ])(
+    "is $state after $attempts attempts of which nobody told",
+    async ({ attempts, state }, { query }) => {
+      const [id] = await addMessages(query, "hook", "webhook");
+      for (let n = 0; n < attempts; n += 1) {
+        expect(idsOf(await lease(query, NOON + n * MINUTE))).toEqual([id]);
+      }
+      // The last lease has to end before that is known.
+      const ended = NOON + attempts * MINUTE;
+      expect(await lease(query, ended - 1)).toEqual([]);
+      expect(await read(query, id!)).toMatchObject({ state: "pending" });
+      await lease(query, ended);
+      expect((await read(query, id!)).state).toBe(state);
+      if (state === "pending") return;
+      const reason = "12 attempts, and the last one never said what came of it";
+      expect((await read(query, id!)).last_error).toBe(reason);
+      expect(await readChannel(query, "hook")).toMatchObject({
+        ...{ failing_since: iso(ended).replace(".000Z", "+00:00"), last_error: reason },
+      });
+    },
+  );
+
+  it("counts as sent if somebody tells so after all", async ({ query }) => {
+    const [id] = await addMessages(query, "hook", "webhook");
+    await setMessage(query, id!, "attempt_count", 11);
+    const [leased] = await lease(query);
+    expect(await lease(query, NOON + MINUTE)).toEqual([]);
+    expect(await record(query, leased!, SENT, NOON + 2 * MINUTE)).toEqual({ ...COUNTS, sent: 1 });
+    expect(await read(query, id!)).toMatchObject({ state: "sent" });
+  });
+});
+
 describe("the health of a channel", () => {
   const try_ = async (query: Query, outcomes: readonly Outcome[], at = NOON) => {
     for (const [n] of outcomes.entries()) await enqueue(query, "hook", { at: at - HOUR + n });
