@@ -4,7 +4,7 @@ import { defineConfig } from "vitest/config";
 export default defineConfig({
   test: {
     // On two cores vitest would leave one to itself; these tests wait for a database more than they compute.
-    maxWorkers: 2,
+    maxWorkers: 3,
     reporters: ["default", "./tests/summary-reporter.ts"],
     projects: [
       {

@@ -213,7 +213,7 @@ export function sampleFactsRow(now = NOON) {
       overdue_seconds: null,
       parked_count: 0,
       failing_channels: [],
-      canary: { fired_at: before(3600), arrived_at: before(3600) },
+      canary: { wanted_since: before(7200), fired_at: before(3600), arrived_at: before(3600) },
     },
   };
 }

@@ -221,6 +221,8 @@ const SET_RETURNING: Readonly<Record<string, string>> = {
     "for SQL; granted because sync_alerts, which runs as its caller, calls it",
   "monitor.list_mutes(timestamp with time zone,text)":
     "for SQL; granted because tell_alerts and record_decisions, which run as their caller, call it",
+  "monitor.list_next_notifications(timestamp with time zone)":
+    "for SQL; granted because lease_notifications, which runs as its caller, calls it",
   "monitor.match_open_alerts(jsonb)":
     "for SQL; granted because route_alerts and list_mutes, which run as their caller, call it",
   "monitor.match_selectors(jsonb)":
