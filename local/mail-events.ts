@@ -1,6 +1,7 @@
 /** What becomes of mails that nobody receives, told as Resend tells it. */
 import { randomUUID } from "node:crypto";
 import { Webhook } from "standardwebhooks";
+import { withTimeout } from "./processes.ts";
 
 /** Who is told of events. */
 export interface EventReceiver {
@@ -68,17 +69,15 @@ export async function tellEvent(
 ): Promise<number> {
   const id = `msg_${randomUUID().replaceAll("-", "")}`;
   const body = JSON.stringify(event);
-  const response = await fetch(url, {
-    method: "POST",
-    headers: {
-      "content-type": "application/json",
-      "svix-id": id,
-      "svix-timestamp": String(Math.floor(at.getTime() / 1000)),
-      "svix-signature": new Webhook(secret).sign(id, at, body),
-    },
-    body,
-    signal: AbortSignal.any([stopping, AbortSignal.timeout(TIMEOUT_SECONDS * 1000)]),
+  const headers = {
+    "content-type": "application/json",
+    "svix-id": id,
+    "svix-timestamp": String(Math.floor(at.getTime() / 1000)),
+    "svix-signature": new Webhook(secret).sign(id, at, body),
+  };
+  return await withTimeout(TIMEOUT_SECONDS * 1000, stopping, async (signal) => {
+    const response = await fetch(url, { method: "POST", headers, body, signal });
+    await response.body?.cancel();
+    return response.status;
   });
-  await response.body?.cancel();
-  return response.status;
 }

@@ -4,6 +4,7 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
+import { withTimeout } from "./processes.ts";
 
 /** Options of {@link createWorker}. */
 export interface WorkerOptions {
@@ -93,20 +94,22 @@ async function send(request: QueuedRequest, stopping: AbortSignal): Promise<Answ
   }
   const startedAt = performance.now();
   try {
-    const response = await fetch(url, {
-      method,
-      headers: { ...headers, "User-Agent": "pg_net/0.19" },
-      body,
-      signal: AbortSignal.any([AbortSignal.timeout(timeout), stopping]),
+    return await withTimeout(timeout, stopping, async (signal) => {
+      const response = await fetch(url, {
+        method,
+        headers: { ...headers, "User-Agent": "pg_net/0.19" },
+        body,
+        signal,
+      });
+      const content = await response.text();
+      return {
+        status_code: response.status,
+        content_type: response.headers.get("content-type"),
+        headers: Object.fromEntries(response.headers),
+        content: content || null,
+        timed_out: false,
+      };
     });
-    const content = await response.text();
-    return {
-      status_code: response.status,
-      content_type: response.headers.get("content-type"),
-      headers: Object.fromEntries(response.headers),
-      content: content || null,
-      timed_out: false,
-    };
   } catch (error) {
     if ((error as Error).name !== "TimeoutError") {
       return { timed_out: false, error_msg: describeFailure(error as Error) };

@@ -82,6 +82,7 @@ describe("a command of docs/runbooks", () => {
   it.each(OTHERS)("runs: $where", async (command) => {
     const { status, output } = await run(command);
     expect(output).toMatch(expectedOf(command));
+    expect(output.split("\n").filter((line) => line.startsWith("failed "))).toEqual([]);
     // The doctor says by its status that it does not know everything yet.
     expect(command.code.startsWith("npm run doctor") ? [0, 2] : [0]).toContain(status);
     expect(output).not.toMatch(/"status":"error"|command not found|No such file/);

@@ -237,14 +237,14 @@ async function openFirst(
   let failure: unknown;
   for (const [index, { text: address }] of tried.entries()) {
     const isLast = index === tried.length - 1;
-    const end = isLast
-      ? deadline
-      : AbortSignal.any([deadline, world.startTimer(timeoutSeconds / tried.length)]);
+    const share = isLast ? deadline : world.startTimer(timeoutSeconds / tried.length);
+    const end = AbortSignal.any([deadline, share]);
     const target = { address, port, certifiedName: isEncrypted ? host : null };
     try {
       return await within(end, world.open(target, end));
     } catch (error) {
-      failure = error;
+      // Looked at up to here, or Node 20 would let the collector have the timer: AbortSignal.any does not hold it.
+      failure = share.aborted ? new OutOfTime() : error;
       if (deadline.aborted) break;
     }
   }
