@@ -85,6 +85,7 @@ function formatMany(
     "as firing and as resolved: **nothing lost**",
     "\nOne call of `evaluate-alerts` over HTTP, everything included: reading samples, evaluating, and in one transaction the " +
     "states of rules, alerts, groups, messages and decisions.",
+    "\nCommand: `npm run bench -- alerts`",
   ]);
 }
 

@@ -8,7 +8,6 @@ import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { poll } from "../local/processes.ts";
 import type { Facts } from "../local/stack.ts";
-import { measureManyAlerts } from "./alerts.ts";
 import { makeRulesDue, replaceRules } from "./bench-rules.ts";
 import type { Scale } from "./history.ts";
 import { formatGoal, formatTable } from "./report.ts";
@@ -20,20 +19,6 @@ interface Received {
   /** Of Standard Webhooks; undefined where there is none. */
   readonly id: string | undefined;
   readonly body: string;
-}
-
-/** Alerts and notifications: how fast, how many, and what crashes do to them. */
-export async function measureNotifications(
-  log: (line: string) => void,
-  scale: Scale,
-): Promise<string> {
-  const tables = [
-    await measureManyAlerts(log, scale),
-    await measureDelivery(log, scale),
-    await measureLatency(log, scale),
-    await measureCrashes(log, scale),
-  ];
-  return `${tables.join("\n")}\nCommand: \`npm run bench -- notifications\`\n`;
 }
 
 /** An endpoint on this machine that takes everything. */
@@ -98,7 +83,7 @@ async function prepare(
 }
 
 /** How fast webhooks go out, and that mails keep to their limit. */
-function measureDelivery(log: (line: string) => void, { quick }: Scale): Promise<string> {
+export function measureDelivery(log: (line: string) => void, { quick }: Scale): Promise<string> {
   const [webhooks, mails] = quick ? [100, 6] : [1000, 30];
   return withStack(56411, async (facts) => {
     const receiver = await startReceiver();
@@ -114,7 +99,7 @@ function measureDelivery(log: (line: string) => void, { quick }: Scale): Promise
       const startedAt = performance.now();
       await makeRulesDue(client);
       const answer = await post(facts, "evaluate-alerts");
-      log(`notifications: ${JSON.stringify(answer.alerts)}`);
+      log(`delivery: ${JSON.stringify(answer.alerts)}`);
       const evaluatedAt = performance.now();
       await poll(async () => {
         const count = new Set(receiver.received.map(({ id }) => id)).size;
@@ -129,7 +114,7 @@ function measureDelivery(log: (line: string) => void, { quick }: Scale): Promise
       }
 
       await client.query(
-        "select monitor.enqueue_notification('admin-mail', payload) from monitor.notifications limit $1",
+        "select monitor.enqueue_notification('admin-mail', payload, notification_id) from monitor.notifications limit $1",
         [mails],
       );
       await client.query("select monitor.wake_deliverer()");
@@ -168,6 +153,7 @@ function measureDelivery(log: (line: string) => void, { quick }: Scale): Promise
         ),
         formatGoal("… and not much slower", mailRate, "at least", 1.8, "mails/s"),
         `- Mails that had to be sent again because the inbox refused them: ${attempts - mails}`,
+        "\nCommand: `npm run bench -- delivery`",
       ]);
     } finally {
       await client.end();
@@ -177,7 +163,10 @@ function measureDelivery(log: (line: string) => void, { quick }: Scale): Promise
 }
 
 /** From a value that is too high to the mail in the inbox, with cron and all. */
-async function measureLatency(log: (line: string) => void, { quick }: Scale): Promise<string> {
+export async function measureLatency(
+  log: (line: string) => void,
+  { quick }: Scale,
+): Promise<string> {
   const plan = quick ? [{ wait: 0, runs: 1 }] : [{ wait: 0, runs: 5 }, { wait: 30, runs: 3 }];
   const seconds = new Map<number, number[]>();
   await withStack(56421, async (facts) => {
@@ -212,7 +201,7 @@ async function measureLatency(log: (line: string) => void, { quick }: Scale): Pr
           if (!found) throw new Error("No mail came within 3 minutes");
           const took = (performance.now() - crossedAt) / 1000;
           seconds.set(wait, [...seconds.get(wait) ?? [], took]);
-          log(`notifications: ${took.toFixed(1)} s with a group wait of ${wait} s`);
+          log(`alert-latency: ${took.toFixed(1)} s with a group wait of ${wait} s`);
           for (const table of ["notifications", "alert_groups", "system_alerts", "incidents"]) {
             await client.query(`delete from monitor.${table}`);
           }
@@ -240,12 +229,13 @@ async function measureLatency(log: (line: string) => void, { quick }: Scale): Pr
       ),
       "\nOne collection interval is 60 s. The value changes at a random place in a minute; pg_cron collects at the next one, the end of " +
       "that calls the evaluation, and the end of that the delivery.",
+      "\nCommand: `npm run bench -- alert-latency`",
     ],
   );
 }
 
 /** Kills the process of the functions at random points between the beginning of an evaluation and the end of its delivery. */
-function measureCrashes(log: (line: string) => void, { quick }: Scale): Promise<string> {
+export function measureCrashes(log: (line: string) => void, { quick }: Scale): Promise<string> {
   const crashes = quick ? 5 : 100;
   return withStack(56431, async (facts, stack) => {
     const receiver = await startReceiver();
@@ -258,7 +248,6 @@ function measureCrashes(log: (line: string) => void, { quick }: Scale): Promise<
       await client.query("select monitor.save_channel('chat', 'slack', p_secret => $1)", [
         `${receiver.url}/chat`,
       ]);
-      await client.query("update monitor.settings set mails_per_second = 100");
       await prepare(client, {
         rules: crashes,
         alertsARule: 1,
@@ -276,15 +265,18 @@ function measureCrashes(log: (line: string) => void, { quick }: Scale): Promise<
         await sleep(Math.random() * 700);
         kill(stack);
         await waitForFunctions(facts);
-        if (crash % 10 === 9) log(`notifications: ${crash + 1} crashes`);
+        if (crash % 10 === 9) log(`crashes: ${crash + 1}`);
       }
       const isDone = await poll(async () => {
         await endLeases(client);
         await post(facts, "evaluate-alerts").catch(() => {});
         await post(facts, "deliver-notifications").catch(() => {});
         const { rows: [{ left }] } = await client.query(
+          // The monitor has told of itself meanwhile, too.
           `select (select count(*) from monitor.notifications where state = 'pending')
-             + $1 - (select count(distinct alert_id) from monitor.notification_alerts) as left`,
+             + $1 - (
+               select count(distinct alert_id) from monitor.notification_alerts
+               join monitor.system_alerts using (alert_id) where name like 'Bench%') as left`,
           [crashes],
         );
         return Number(left) === 0 ? true : undefined;
@@ -381,6 +373,8 @@ async function formatCrashes(
     "",
     "Each time one more alert begins, and the process of all functions is killed (SIGKILL) up to 0.7 s after its evaluation was asked " +
     "for: while it evaluates, stores, sends, or waits. Leases are ended by hand after each crash, where time would do it in a minute.",
+    "",
+    "Command: `npm run bench -- crashes`",
     "",
   ].join("\n");
 }

@@ -5,6 +5,7 @@
 import { writeFileSync } from "node:fs";
 import process from "node:process";
 import { parseArgs } from "node:util";
+import { measureManyAlerts } from "./alerts.ts";
 import { measureCleanup } from "./cleanup.ts";
 import { measureCollection } from "./collection.ts";
 import { measureDetection } from "./detection.ts";
@@ -15,7 +16,7 @@ import { measureHealth } from "./health.ts";
 import { measureIngestDecode } from "./ingest-decode.ts";
 import { measureIngestion } from "./ingestion.ts";
 import { measureIngestionHttp } from "./ingestion-http.ts";
-import { measureNotifications } from "./notifications.ts";
+import { measureCrashes, measureDelivery, measureLatency } from "./notifications.ts";
 import { measurePromql } from "./promql.ts";
 import { describeMachine } from "./report.ts";
 import { measureStart } from "./start.ts";
@@ -38,7 +39,10 @@ const BENCHES: Record<string, Bench> = {
   "detection-run": measureDetectionRun,
   "detection-ablation": measureAblation,
   promql: measurePromql,
-  notifications: measureNotifications,
+  alerts: measureManyAlerts,
+  delivery: measureDelivery,
+  "alert-latency": measureLatency,
+  crashes: measureCrashes,
 };
 
 /** Only run when asked for: its table is kept in docs/detection.md. */
