@@ -182,7 +182,7 @@ export async function measureLatency(
       }]);
       for (const { wait, runs } of plan) {
         await client.query(
-          "select monitor.save_route('everything', array['admin-mail'], p_group_wait_seconds => $1)",
+          "select monitor.save_route('local-admin', array['admin-mail'], p_group_wait_seconds => $1)",
           [wait],
         );
         for (let run = 0; run < runs; run += 1) {

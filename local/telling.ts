@@ -21,7 +21,10 @@ export async function ensureSomebodyIsTold(
   await client.query("select monitor.save_channel('admin-mail', 'email', $1)", [
     JSON.stringify({ to: [adminEmail] }),
   ]);
-  await client.query("select monitor.save_route('everything', array['admin-mail'])");
+  // Goes on to the next one: whoever makes a route of his own to try it is told, too.
+  await client.query(
+    "select monitor.save_route('local-admin', array['admin-mail'], p_continues => true)",
+  );
   await client.query(
     `update monitor.settings
      set runbooks_url = coalesce(runbooks_url, $1), canary_channel = coalesce(canary_channel, 'admin-mail')`,

@@ -1,4 +1,6 @@
 import { describe, expect } from "vitest";
+import { createOutliner } from "../../shared/alerting/messages/outline.ts";
+import { NotificationPayload } from "../../shared/contract/notifications.ts";
 import {
   addRule,
   advance,
@@ -875,6 +877,39 @@ describe("what PagerDuty keeps open", () => {
       { firing: ["jobs"], resolved: [] },
       { firing: [], resolved: ["jobs"] },
     ]);
+  });
+});
+
+describe("the commands that messages print", () => {
+  it("run as they are, of an alert and of an incident", async ({ query, asOwner }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query);
+    await setFiring(query, rule, [{ labels: { queue: "o'neil's", value: "7" } }]);
+    await advance(query);
+    await query(
+      "select monitor.open_incident('Payments fail', 'P1', p_channels => '{ops}', p_now => $1)",
+      [
+        iso(NOON),
+      ],
+    );
+    const { rows } = await query<{ payload: unknown }>(
+      "select payload from monitor.notifications order by notification_id",
+    );
+    const commands = rows.flatMap(({ payload }) =>
+      createOutliner({
+        ...{ payload: NotificationPayload.parse(payload), channel: "ops", timeZone: "UTC" },
+        ...{ externalUrl: null, at: new Date(NOON), mayBeRepeated: false, isTest: false },
+        idempotencyKey: "one",
+      })({ itemCount: 50, textLength: 4000, pairCount: 40, nameLength: 500 }).commands
+    );
+    expect(commands).toHaveLength(4);
+    for (const { sql } of commands) await asOwner(sql);
+    const { rows: [silence] } = await query("select matchers from monitor.silences");
+    expect(silence!.matchers).toContainEqual({ name: "queue", op: "=", value: "o'neil's" });
+    expect(
+      (await query("select from monitor.system_alerts where acknowledged_at is not null")).rows,
+    )
+      .toHaveLength(1);
   });
 });
 

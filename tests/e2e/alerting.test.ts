@@ -56,7 +56,7 @@ async function post(path: string, body: object = {}, key = stack.facts.secret_ke
 describe("an alert", () => {
   it("goes from a metric to the inbox by the chain of jobs alone, and its mail is known to be delivered", async () => {
     await db.query(
-      "select monitor.save_route('everything', array['admin-mail'], p_group_wait_seconds => 0)",
+      "select monitor.save_route('local-admin', array['admin-mail'], p_group_wait_seconds => 0)",
     );
     await db.query(
       `select monitor.save_rules($1)`,
@@ -119,7 +119,7 @@ describe("an alert", () => {
   it("waits for its group without anybody calling", async () => {
     // It counts from the minute that is evaluated, of which some has passed.
     await db.query(
-      "select monitor.save_route('everything', array['admin-mail'], p_group_wait_seconds => $1)",
+      "select monitor.save_route('local-admin', array['admin-mail'], p_group_wait_seconds => $1)",
       [(Date.now() % 60_000) / 1000 + 4],
     );
     await post("ingest-metrics", {

@@ -176,8 +176,8 @@ function tellCommands({ alerts, acknowledged_by }: AlertsPayload): Command[] {
     {
       what: `Silence #${id} for 2 hours`,
       sql: "select monitor.silence_alerts(jsonb_agg(jsonb_build_object(" +
-        "'name', key, 'op', '=', 'value', value)), now() + interval '2 hours', 'deploying') " +
-        `from monitor.system_alerts, jsonb_each_text(labels) where alert_id = ${id};`,
+        "'name', label.key, 'op', '=', 'value', label.value)), now() + interval '2 hours', 'deploying') " +
+        `from monitor.system_alerts, jsonb_each_text(labels) as label where alert_id = ${id};`,
     },
   ];
 }

@@ -133,7 +133,7 @@ describe("renderEmail(): the text", () => {
         Acknowledge #41:
           select monitor.acknowledge_alert(41, 'looking into it');
         Silence #41 for 2 hours:
-          select monitor.silence_alerts(jsonb_agg(jsonb_build_object('name', key, 'op', '=', 'value', value)), now() + interval '2 hours', 'deploying') from monitor.system_alerts, jsonb_each_text(labels) where alert_id = 41;
+          select monitor.silence_alerts(jsonb_agg(jsonb_build_object('name', label.key, 'op', '=', 'value', label.value)), now() + interval '2 hours', 'deploying') from monitor.system_alerts, jsonb_each_text(labels) as label where alert_id = 41;
 
       Sent by pgvigil to ops, route default, at 14:15 CET.
       https://ops.example.com/pgvigil
@@ -200,7 +200,7 @@ describe("renderEmail(): the text", () => {
 
       For admins, in the SQL editor, with the number of an alert:
         Silence #41 for 2 hours:
-          select monitor.silence_alerts(jsonb_agg(jsonb_build_object('name', key, 'op', '=', 'value', value)), now() + interval '2 hours', 'deploying') from monitor.system_alerts, jsonb_each_text(labels) where alert_id = 41;
+          select monitor.silence_alerts(jsonb_agg(jsonb_build_object('name', label.key, 'op', '=', 'value', label.value)), now() + interval '2 hours', 'deploying') from monitor.system_alerts, jsonb_each_text(labels) as label where alert_id = 41;
 
       Sent by pgvigil to ops, route default, at 14:15 CET.
       https://ops.example.com/pgvigil

@@ -94,8 +94,8 @@ describe("renderSlack()", () => {
                 "For admins, in the SQL editor:\n" +
                   "Acknowledge #41: select monitor.acknowledge_alert(41, 'looking into it');\n" +
                   "Silence #41 for 2 hours: select monitor.silence_alerts(jsonb_agg(jsonb_build_object(" +
-                  "'name', key, 'op', '=', 'value', value)), now() + interval '2 hours', 'deploying') " +
-                  "from monitor.system_alerts, jsonb_each_text(labels) where alert_id = 41;",
+                  "'name', label.key, 'op', '=', 'value', label.value)), now() + interval '2 hours', 'deploying') " +
+                  "from monitor.system_alerts, jsonb_each_text(labels) as label where alert_id = 41;",
               )],
             },
             {
