@@ -5315,13 +5315,14 @@ AS $function$
     'prevention', p_incident.prevention,
     'post_mortem_on', p_incident.post_mortem_on,
     'alerts', coalesce((
-      select jsonb_agg(left(linked.name, 200) order by linked.alert_id)
+      select jsonb_agg(left(linked.name, 200) || case when linked.alerts > 1 then ' × ' || linked.alerts else '' end order by linked.first_id)
       from (
-        select alert.alert_id, alert.name
+        select alert.name, count(*) as alerts, min(alert.alert_id) as first_id
         from monitor.incident_alerts as link
         join monitor.system_alerts as alert using (alert_id)
         where link.incident_id = p_incident.incident_id
-        order by alert.alert_id
+        group by alert.name
+        order by first_id
         limit 20
       ) as linked), '[]'),
     'runbook_url', (
@@ -10636,7 +10637,7 @@ begin
   where incident_id = p_incident_id
   returning * into v_incident;
 
-  select format(' Of its alerts %s still fire: %s.', count(*), string_agg(format('%s (%s)', firing.alert_id, firing.name), ', ')
+  select format(' Of its alerts %s still %s: %s.', count(*), case when count(*) = 1 then 'fires' else 'fire' end, string_agg(format('%s (%s)', firing.alert_id, firing.name), ', ')
       filter (where firing.place <= 5) || case when count(*) > 5 then ' and others' else '' end) into v_firing
   from (
     select alert.alert_id, alert.name, row_number() over (order by alert.alert_id) as place
@@ -10646,6 +10647,9 @@ begin
   ) as firing
   having count(*) > 0;
 
+  if v_firing is not null and v_text !~ '[.!?]\s*$' then
+    v_text := v_text || '.'; -- what fires is said after it
+  end if;
   v_default := case
     when p_state = 'resolved' then format('Resolved after %s.', monitor.describe_duration(v_at - v_incident.started_at))
     else initcap(p_state) || '.' end;

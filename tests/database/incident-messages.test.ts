@@ -118,7 +118,9 @@ describe("messages of an incident", () => {
         message: "resolution",
         channel: "oncall",
         state: "resolved",
-        text: expect.stringMatching(/^disk emptied Of its alerts 22 still fire: .* and others\.$/),
+        text: expect.stringMatching(
+          /^disk emptied\. Of its alerts 22 still fire: .* and others\.$/,
+        ),
         resolved_at: stamp(NOON + 30 * MINUTE),
         next_update_due_at: null,
         root_cause: "logs",
@@ -129,6 +131,20 @@ describe("messages of an incident", () => {
       { ...shared, message: "resolution", channel: "seniors" },
     ]);
     expect(messages).toHaveLength(5);
+  });
+
+  it("name alerts of one name once, with how many they are", async ({ query }) => {
+    await addChannel(query, "ops");
+    const alerts: number[] = [];
+    for (const [n, name] of ["QueueDeep", "SiteDown", "QueueDeep"].entries()) {
+      alerts.push(await addAlert(query, { name, fingerprint: `of ${n}` }));
+    }
+    await open(query, {
+      ...{ p_title: "All is slow", p_severity: "P2", p_alert_ids: alerts },
+      ...{ p_channels: ["ops"], p_now: iso(NOON) },
+    });
+    const { rows } = await query("select payload -> 'alerts' as alerts from monitor.notifications");
+    expect(rows).toEqual([{ alerts: ["QueueDeep × 2", "SiteDown"] }]);
   });
 
   it("hold what people write as it is", async ({ query }) => {

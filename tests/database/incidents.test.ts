@@ -339,7 +339,7 @@ describe("monitor.set_incident_state()", () => {
     ]);
     await resolve(query, incident, { p_text: "disk emptied" });
     expect((await readEvents(query, incident, "state")).map(({ description }) => description))
-      .toEqual([`Resolved: disk emptied Of its alerts 1 still fire: ${other} (DiskFull).`]);
+      .toEqual([`Resolved: disk emptied. Of its alerts 1 still fires: ${other} (DiskFull).`]);
   });
 
   it("opened again starts deadlines anew, at level 1", async ({ query }) => {

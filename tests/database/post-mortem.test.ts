@@ -116,7 +116,7 @@ None is linked.
 - **2026-03-10 13:00:00 +01:00** service\\_role: Led by Ada.
 - **2026-03-10 13:14:00 +01:00** service\\_role: Acknowledged.
 - **2026-03-10 14:00:00 +01:00** service\\_role: Monitoring.
-- **2026-03-10 15:00:00 +01:00** service\\_role: Resolved. Of its alerts 1 still fire: ${alert} (QueueDeep).
+- **2026-03-10 15:00:00 +01:00** service\\_role: Resolved. Of its alerts 1 still fires: ${alert} (QueueDeep).
 `);
   });
 
