@@ -76,6 +76,8 @@ create table monitor.notifications (
   notification_id  bigint      generated always as identity,
   channel          text        not null,
   group_id         bigint,
+  group_hash       uuid        generated always as (
+    case when group_id is not null then md5(coalesce(payload ->> 'group_key', group_id::text))::uuid end) stored,
   incident_id      bigint,
   payload          jsonb       not null,
   payload_type     text        generated always as (payload ->> 'type') stored,
@@ -120,6 +122,8 @@ comment on table monitor.notifications is
 comment on column monitor.notifications.channel is 'By name and without a foreign key: what was told stays known when the channel is gone.';
 comment on column monitor.notifications.group_id is
   'The group it tells of; null of alerts when it stands for many groups. No foreign key: groups come and go.';
+comment on column monitor.notifications.group_hash is
+  'Of the key of its group, by which receivers know it: that of one that is gone is that of the one that comes after it.';
 comment on column monitor.notifications.incident_id is 'The incident it tells of. No foreign key: as above.';
 comment on column monitor.notifications.payload_type is 'alerts, incident or heartbeat; apart from the payload, which may be large.';
 comment on column monitor.notifications.state is
@@ -283,7 +287,7 @@ as $$
       notification.next_attempt_at, notification.lease_until,
       kind_of.is_of_groups, kind_of.is_of_many, num_nulls(notification.group_id, notification.incident_id) = 2 as is_single,
       row_number() over (
-        partition by notification.channel, notification.group_id, notification.incident_id
+        partition by notification.channel, notification.group_hash, notification.incident_id
         order by notification.notification_id) as place,
       count(*) filter (where kind_of.is_of_groups) over before as groups_before,
       count(*) filter (where kind_of.is_of_many) over before as many_before

@@ -43,7 +43,13 @@ describe("monitor.enqueue_notification()", () => {
       [id],
     );
     expect(row).toEqual({
-      ...{ notification_id: String(id), channel: "ops", group_id: "7", incident_id: null },
+      ...{
+        notification_id: String(id),
+        channel: "ops",
+        group_id: "7",
+        group_hash: expect.any(String),
+        incident_id: null,
+      },
       ...{ payload: HEARTBEAT, payload_type: "heartbeat", is_test: true, state: "pending" },
       timeline_state: null,
       ...{ created_at: new Date(NOON), next_attempt_at: new Date(NOON), attempt_count: 0 },
@@ -472,6 +478,27 @@ describe("the order of what is told of one thing", () => {
       expect(idsOf(await lease(query, at + MINUTE))).toEqual([third]);
     },
   );
+
+  it("goes on from a group that is gone to the one that comes after it: PagerDuty knows them by one key", async ({ query }) => {
+    await addChannel(query, "page", "pagerduty");
+    const tell = (group: number, key: string) =>
+      enqueue(query, "page", {
+        ...{ p_group_id: group, payload: { ...ALERTS, group_key: key } },
+      });
+    const [end, start, other] = [
+      await tell(1, "all/a"),
+      await tell(2, "all/a"),
+      await tell(3, "b"),
+    ];
+    const leased = await lease(query);
+    expect(idsOf(leased)).toEqual([end, other]);
+    await record(query, leased[0]!, RETRY);
+    expect(await lease(query)).toEqual([]);
+    const [again] = await lease(query, NOON + MINUTE);
+    expect(again!.notification_id).toBe(end);
+    await record(query, again!, SENT, NOON + MINUTE);
+    expect(idsOf(await lease(query, NOON + MINUTE))).toContain(start);
+  });
 
   it("does not make channels, groups and incidents wait for each other, nor what is of none", async ({ query }) => {
     await addChannel(query, "page", "pagerduty");
