@@ -1195,7 +1195,7 @@ comment on column monitor.notifications.group_id is 'The group it tells of; null
 comment on column monitor.notifications.group_hash is 'Of the key of its group, by which receivers know it: that of one that is gone is that of the one that comes after it.';
 comment on column monitor.notifications.incident_id is 'The incident it tells of. No foreign key: as above.';
 comment on column monitor.notifications.payload_type is 'alerts, incident or heartbeat; apart from the payload, which may be large.';
-comment on column monitor.notifications.state is 'pending: to be sent. sent: the provider has it. delivered, bounced, complained: its word since. parked: given up, see last_error. discarded: its channel was deleted.';
+comment on column monitor.notifications.state is 'pending: to be sent. sent: the provider has it. delivered, bounced, complained: its word since. parked: given up, see last_error. discarded: its channel was deleted, or it came too late.';
 comment on column monitor.notifications.lease_token is 'Of the deliverer that is sending it, until lease_until; null when none is.';
 comment on column monitor.notifications.may_be_repeated is 'An attempt ended without our knowing how: the next one says so.';
 comment on column monitor.notifications.idempotency_key is 'Sent with every attempt: providers that know such keys send once.';
@@ -9295,6 +9295,16 @@ begin
     raise exception 'no such channel: %', p_channel
       using errcode = 'no_data_found', hint = 'Channels are the rows of monitor.notification_channels.';
   end if;
+  -- A start that comes after its end would leave open what is over, what still fires is told anew; a sign of life is of its moment.
+  update monitor.notifications as late
+  set state = 'discarded', last_error = 'too late'
+  where late.channel = p_channel and late.state = 'parked' and (
+    (select kind from monitor.notification_channels where channel = p_channel) = 'heartbeat'
+    or exists (
+      select from monitor.notifications as later
+      where later.channel = p_channel and later.notification_id > late.notification_id and later.sent_at is not null and (
+        later.group_hash = late.group_hash
+        or (later.incident_id = late.incident_id and later.payload ->> 'message' = 'resolution'))));
   update monitor.notifications
   set state = 'pending', next_attempt_at = p_now, attempt_count = 0, created_at = p_now,
       -- What has not arrived for sure is another message by now, which no provider may take for the one it has refused.
@@ -9309,7 +9319,7 @@ end;
 $function$;
 grant execute on function monitor.requeue_notifications(text,timestamp with time zone) to authenticated;
 grant execute on function monitor.requeue_notifications(text,timestamp with time zone) to service_role;
-comment on function monitor.requeue_notifications(text,timestamp with time zone) is 'Has all that was parked of a channel sent again, once what was wrong is mended. Returns how many messages. Errors: 42501 for a user who is no admin, P0002 for an unknown channel.';
+comment on function monitor.requeue_notifications(text,timestamp with time zone) is 'Has all that was parked of a channel sent again, once what was wrong is mended; signs of life, and what later messages of its group or the resolution of its incident have overtaken, are discarded. Returns how many messages are sent again. Errors: 42501 for a user who is no admin, P0002 for an unknown channel.';
 
 CREATE OR REPLACE FUNCTION monitor.require_admin(p_what text)
  RETURNS void

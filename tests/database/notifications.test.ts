@@ -1053,6 +1053,41 @@ describe("monitor.requeue_notifications()", () => {
     expect(await requeue(query, "hook", at)).toBe(0);
   });
 
+  it("does not tell a start after its end", async ({ query }) => {
+    await addChannel(query, "page", "pagerduty");
+    const incident = (message: string) => ({ type: "incident", message });
+    const tell = async (outcome: Outcome, args: Parameters<typeof enqueue>[2]) => {
+      const id = await enqueue(query, "page", args);
+      await record(query, (await lease(query))[0]!, outcome);
+      return id!;
+    };
+    const overtaken = [
+      await tell(REFUSED, { payload: ALERTS, p_group_id: 1 }),
+      await tell(REFUSED, { payload: incident("initial"), p_incident_id: 1 }),
+    ];
+    const waiting = [
+      await tell(REFUSED, { payload: ALERTS, p_group_id: 2 }),
+      await tell(REFUSED, { payload: incident("initial"), p_incident_id: 2 }),
+    ];
+    await tell(SENT, { payload: ALERTS, p_group_id: 1 });
+    await tell(SENT, { payload: incident("resolution"), p_incident_id: 1 });
+    await tell(SENT, { payload: incident("update"), p_incident_id: 2 });
+    expect(await requeue(query, "page")).toBe(2);
+    for (const id of overtaken) {
+      expect(await read(query, id)).toMatchObject({
+        ...{ state: "discarded", last_error: "too late" },
+      });
+    }
+    expect(idsOf(await lease(query))).toEqual(waiting);
+  });
+
+  it("does not say of yesterday that all is well today", async ({ query }) => {
+    const [id] = await addMessages(query, "beat", "heartbeat");
+    await record(query, (await lease(query))[0]!, REFUSED);
+    expect(await requeue(query, "beat", NOON + DAY)).toBe(0);
+    expect(await read(query, id!)).toMatchObject({ state: "discarded", last_error: "too late" });
+  });
+
   it("does not make well a channel whose mails bounce", async ({ query }) => {
     await addChannel(query, "ops");
     await setChannel(query, "ops", "failing_since", iso(NOON));
