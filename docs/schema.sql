@@ -10932,8 +10932,13 @@ begin
   set acknowledged_at = null, acknowledged_by = null, acknowledged_until = null, acknowledged_because = null,
       -- Later than what was told meanwhile, by a clock that is seconds ahead of the minute.
       live_again_at = greatest(p_now, (
-        select max(told_at) + interval '1 microsecond' from monitor.notification_alerts as told where told.alert_id = alert.alert_id))
+        select max(told_at) + interval '1 microsecond' from monitor.notification_alerts as told
+        -- What lies ahead was told by a clock that stood wrong: it would be news until then.
+        where told.alert_id = alert.alert_id and told_at <= p_now + interval '10 minutes'))
   where resolved_at is null and acknowledged_until <= p_now;
+  update monitor.system_alerts
+  set live_again_at = p_now
+  where resolved_at is null and live_again_at > p_now + interval '10 minutes';
 
   with condition as materialized (
     select distinct on (listed.fingerprint) listed.*

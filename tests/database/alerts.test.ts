@@ -472,6 +472,50 @@ describe("the state of an alert", () => {
   });
 });
 
+describe("an acknowledgement that runs out", () => {
+  const acknowledge = (query: Query, at: number) =>
+    query(
+      "select monitor.acknowledge_alert(alert_id, 'x', 2, $1) from monitor.system_alerts where name = 'QueueDeep'",
+      [iso(at)],
+    );
+
+  it("is told once, though the last message was written by a clock that was a day ahead", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query, { p_group_interval_seconds: 60 });
+    await setFiring(query, rule, [MAILS]);
+    await advance(query);
+    await advance(query, NOON + DAY);
+    await advance(query, NOON + MINUTE);
+    const messages = newMessages(query);
+    await messages();
+    await acknowledge(query, NOON + MINUTE);
+    for (let n = 2; n < 15; n += 1) await advance(query, NOON + n * MINUTE);
+    expect(await messages()).toMatchObject([{ firing: ["mails"] }]);
+  });
+
+  it("is told once, though a clock that was a day ahead says so while it is silenced", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query, { p_group_interval_seconds: 60 });
+    await setFiring(query, rule, [MAILS]);
+    await advance(query);
+    await acknowledge(query, NOON);
+    await rpc(query, "silence_alerts", {
+      p_matchers: [{ name: "queue", op: "=", value: "mails" }],
+      p_ends_at: iso(NOON + 2 * DAY),
+      p_reason: "deploy",
+      p_now: iso(NOON),
+    });
+    await advance(query, NOON + DAY);
+    await query("select monitor.end_silence(silence_id, $1) from monitor.silences", [
+      iso(NOON + MINUTE),
+    ]);
+    const messages = newMessages(query);
+    await messages();
+    for (let n = 2; n < 15; n += 1) await advance(query, NOON + n * MINUTE);
+    expect(await messages()).toMatchObject([{ firing: ["mails"] }]);
+  });
+});
+
 describe("alerts from other sources", () => {
   it("come of components of health that are not healthy for two minutes, and stay while nothing is known", async ({ query }) => {
     await setUpRule(query);
