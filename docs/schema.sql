@@ -9657,13 +9657,19 @@ begin
       order by channel.channel) as channels
     from monitor.system_alerts as alert
     where alert.alert_id = any (v_all) and (alert.name = 'PgvigilCanary' or (alert.source = 'health' and alert.name = 'ChannelFailing'))
-  ), gone as (
-    delete from monitor.alert_group_members where alert_id in (select alert_id from own where channels <> '{}')
+  ), kept as (
+    -- In the group that told its start its end is told, too, whichever channels work by then.
+    update monitor.alert_groups as known
+    set channels = own.channels, next_flush_at = p_now
+    from own
+    join monitor.alert_group_members as member using (alert_id)
+    where known.group_id = member.group_id and own.channels <> '{}'
+    returning member.alert_id
   ), made as (
     insert into monitor.alert_groups (group_key, channels, labels, created_at, next_flush_at)
     select own.name || '/' || alert_id, channels, jsonb_build_object('alertname', own.name, 'alert', alert_id::text), p_now, p_now
     from own
-    where channels <> '{}'
+    where channels <> '{}' and alert_id not in (select alert_id from kept)
     returning group_id, (labels ->> 'alert')::bigint as alert_id
   )
   insert into monitor.alert_group_members (group_id, alert_id)
@@ -9683,6 +9689,13 @@ begin
     if v_matched = '{}' then
       continue;
     end if;
+    -- One of that name was deleted: its groups go on, by the same key, or the end of one were the end of the other.
+    update monitor.alert_groups as orphan
+    set route_id = v_route.route_id
+    where route_id is null and channels is null and group_key = v_route.name || '/' || labels::text and not exists (
+      select from monitor.alert_groups as other
+      where other.labels_hash = orphan.labels_hash and (other.route_id = v_route.route_id
+        or (other.route_id is null and other.group_key = orphan.group_key and other.group_id < orphan.group_id)));
     with placed as (
       select alert.alert_id, alert.fired_at, case
         when v_route.group_by = '{...}' then alert.labels

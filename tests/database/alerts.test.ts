@@ -904,6 +904,46 @@ describe("what PagerDuty keeps open", () => {
     expect(await readSignals(query)).toEqual(["all ttr"]);
   });
 
+  it("is that of the route of the same name that comes after one that was deleted", async ({ query, asOwner }) => {
+    const rule = await setUpRule(query);
+    await setUpPager(query, asOwner);
+    await setFiring(query, rule, [MAILS, JOBS]);
+    await advance(query);
+    await rpc(query, "delete_route", { p_name: "all" });
+    await setUpPager(query, asOwner);
+    await advance(query, NOON + MINUTE);
+    await setFiring(query, rule, [JOBS], NOON + 2 * MINUTE);
+    await advance(query, NOON + 2 * MINUTE);
+    await advance(query, NOON + 3 * MINUTE);
+    expect(await readSignals(query)).toEqual(["all tt"]);
+    await setFiring(query, rule, [], NOON + 4 * MINUTE);
+    await advance(query, NOON + 4 * MINUTE);
+    expect(await readSignals(query)).toEqual(["all ttr"]);
+  });
+
+  it("of a channel that fails is closed, though by then others are told of it, and opened once", async ({ query, asOwner }) => {
+    await setUpRule(query);
+    await setUpRoute(query);
+    await setUpPager(query, asOwner);
+    const setFailing = (channels: string[]) =>
+      query(
+        "update monitor.notification_channels set failing_since = case when channel = any ($2) then $1::timestamptz end",
+        [iso(NOON), channels],
+      );
+    await setFailing(["ops"]);
+    await advance(query);
+    await setUpPager(query, asOwner); // which routes anew what is open
+    await advance(query, NOON + MINUTE);
+    await rpc(query, "save_channel", {
+      ...{ p_channel: "other", p_kind: "email", p_config: { to: ["b@example.com"] } },
+    });
+    await setFailing(["ops", "pager"]);
+    await advance(query, NOON + 2 * MINUTE);
+    await setFailing([]);
+    for (const n of [7, 12]) await advance(query, NOON + n * MINUTE);
+    expect((await readSignals(query))[0]).toBe("ChannelFailing tr");
+  });
+
   it("is not begun for what was silenced from its beginning", async ({ query, asOwner }) => {
     const rule = await setUpRule(query);
     await setUpPager(query, asOwner);
