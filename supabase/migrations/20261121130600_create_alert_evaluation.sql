@@ -675,21 +675,26 @@ begin
     select target.group_id, target.channel, target.kind, member.alert_id, member.severity, member.fired_at,
       case when member.state = 'firing' then 'firing' else 'resolved' end as status,
       member.state = 'resolved' as is_over,
-      member.state = 'firing' and member.acknowledged_at is null and not member.is_muted
+      may_tell.is_so
         and (known.status is distinct from 'firing' or member.live_again_at > known.told_at
           or array_position('{info,warning,critical}', member.severity) > array_position('{info,warning,critical}', known.severity)
           -- Its end was not told, as the channel wants it: this is another start.
           or (not target.tells_end and member.fired_at > known.told_at)) as is_news,
-      member.state = 'firing' and member.acknowledged_at is null and not member.is_muted as is_unacknowledged,
+      may_tell.is_so as is_unacknowledged,
       known.told_at
     from target
     join member using (group_id)
     left join known on known.alert_id = member.alert_id and known.channel = target.channel
       and (known.own_group_id is null or known.own_group_id = target.group_id)
+    cross join lateral (
+      select target.is_routed and not member.only_end and member.mode = 'live' and not member.is_muted as is_so
+    ) as is_listed
+    cross join lateral (
+      select member.state = 'firing' and member.acknowledged_at is null and is_listed.is_so as is_so
+    ) as may_tell
     where case member.state
-      when 'firing' then target.is_routed and not member.only_end and member.mode = 'live'
-        -- What PagerDuty knows keeps its incident open, told or not.
-        and (not member.is_muted or (target.kind = 'pagerduty' and known.status = 'firing'))
+      -- What PagerDuty knows keeps its incident open, whether it is told now or not.
+      when 'firing' then is_listed.is_so or (target.kind = 'pagerduty' and known.status = 'firing')
       when 'resolved' then known.status = 'firing' and target.tells_end and (member.name <> 'PgvigilCanary' or target.kind = 'pagerduty')
         -- Its end belongs to the group that told its start, as long as it is in there.
         and (known.group_id = member.group_id or not exists (

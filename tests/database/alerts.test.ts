@@ -944,6 +944,39 @@ describe("what PagerDuty keeps open", () => {
     expect((await readSignals(query))[0]).toBe("ChannelFailing tr");
   });
 
+  it.for([
+    {
+      what: "a channel that is switched off meanwhile",
+      change: (query: Query) => query("update monitor.notification_channels set enabled = false"),
+    },
+    {
+      what: "a route that has other channels since",
+      change: (query: Query) =>
+        saveRoute(query, { p_name: "all", p_channels: ["ops"], p_group_interval_seconds: 60 }),
+    },
+    {
+      what: "a route that another is before since",
+      change: (query: Query) =>
+        saveRoute(query, { p_name: "first", p_channels: ["ops"], p_position: 1 }),
+    },
+  ])(
+    "stays open while one of its alerts fires, in spite of $what",
+    async ({ change }, { query, asOwner }) => {
+      const rule = await setUpRule(query);
+      await setUpRoute(query);
+      await setUpPager(query, asOwner);
+      await setFiring(query, rule, [MAILS, JOBS]);
+      await advance(query);
+      await change(query);
+      await setFiring(query, rule, [JOBS], NOON + MINUTE);
+      for (let n = 1; n < 9; n += 1) await advance(query, NOON + n * MINUTE);
+      expect(await readSignals(query)).toEqual(["all tt"]);
+      await setFiring(query, rule, [], NOON + 9 * MINUTE);
+      for (let n = 9; n < 16; n += 1) await advance(query, NOON + n * MINUTE);
+      expect(await readSignals(query)).toEqual(["all ttr"]);
+    },
+  );
+
   it("is not begun for what was silenced from its beginning", async ({ query, asOwner }) => {
     const rule = await setUpRule(query);
     await setUpPager(query, asOwner);
