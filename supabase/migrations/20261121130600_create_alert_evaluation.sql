@@ -662,7 +662,7 @@ begin
     order by told.alert_id, told.channel, own.group_id, told.notification_id desc
   ), target as (
     -- Where the start was told, the end is told too, whatever the routes say by now.
-    select due.group_id, channel.channel, channel.kind, (channel.config -> 'send_resolved') is distinct from 'false'::jsonb as tells_end,
+    select due.group_id, due.repeat_seconds, channel.channel, channel.kind, (channel.config -> 'send_resolved') is distinct from 'false'::jsonb as tells_end,
       channel.enabled and channel.channel = any (due.channels) as is_routed
     from due
     join monitor.notification_channels as channel on channel.kind <> 'heartbeat' and (
@@ -681,7 +681,11 @@ begin
           -- Its end was not told, as the channel wants it: this is another start.
           or (not target.tells_end and member.fired_at > known.told_at)) as is_news,
       may_tell.is_so as is_unacknowledged,
-      known.told_at
+      known.told_at,
+      -- Of groups of several routes that are told at once by one channel the first tells it, and the one that repeats it soonest.
+      row_number() over (
+        partition by target.channel, case when target.kind = 'pagerduty' then target.group_id end, member.alert_id
+        order by is_listed.is_so desc, target.repeat_seconds, target.group_id) = 1 as is_first
     from target
     join member using (group_id)
     left join known on known.alert_id = member.alert_id and known.channel = target.channel
@@ -712,8 +716,8 @@ begin
     select item.group_id, item.channel, item.kind, due.repeat_seconds, due.route, due.group_key, due.labels,
       count(*) filter (where status = 'firing') as firing_count,
       count(*) filter (where is_over) as resolved_count,
-      bool_or(is_news) as has_news,
-      bool_or(is_unacknowledged) as has_unacknowledged,
+      bool_or(is_news and is_first) as has_news,
+      bool_or(is_unacknowledged and is_first) as has_unacknowledged,
       max(array_position('{info,warning,critical}', severity)) filter (where status = 'firing') as worst,
       -- What lies ahead was told by a clock that stood wrong.
       max(told_at) filter (where told_at <= p_now + interval '10 minutes') as last_told_at

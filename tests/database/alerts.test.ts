@@ -237,6 +237,31 @@ describe("monitor.advance_alerts()", () => {
   });
 });
 
+describe("an alert of two routes to one channel", () => {
+  it("is told, repeated and over once, however they group it", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query, { p_continues: true, p_group_interval_seconds: 60 });
+    await saveRoute(query, {
+      ...{ p_name: "each", p_group_by: ["queue"], p_group_wait_seconds: 0 },
+      ...{ p_group_interval_seconds: 60, p_repeat_interval_seconds: 600 },
+    });
+    await setFiring(query, rule, [MAILS]);
+    for (let n = 0; n < 15; n += 1) await advance(query, NOON + n * MINUTE);
+    await setFiring(query, rule, [], NOON + 15 * MINUTE);
+    for (let n = 15; n < 18; n += 1) await advance(query, NOON + n * MINUTE);
+    expect(
+      (await readMessages(query)).map((
+        { because, firing, resolved },
+      ) => [because, firing, resolved]),
+    )
+      .toEqual([
+        ["new", ["mails"], []],
+        ["repeated", ["mails"], []],
+        ["resolved", [], ["mails"]],
+      ]);
+  });
+});
+
 describe("the state of an alert", () => {
   it("is pending as long as its rule says so, and over without having fired", async ({ query }) => {
     const rule = await setUpRule(query);
