@@ -4364,7 +4364,7 @@ begin
       using errcode = 'dependent_objects_still_exist',
             hint = 'Save those routes with other channels first: what they tell would reach nobody.';
   end if;
-  perform from monitor.notifications where channel = p_channel and state = 'pending' order by notification_id for update;
+  perform from monitor.notifications where channel = p_channel and state in ('pending', 'parked') order by notification_id for update;
   delete from monitor.notification_channels where channel = p_channel;
   if not found then
     raise exception 'no such channel: %', p_channel

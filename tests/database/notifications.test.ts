@@ -999,6 +999,21 @@ describe("a channel that is deleted", () => {
     expect((await read(query, pending!)).state).toBe("discarded");
   });
 
+  it("waits for who has what was parked sent again, who does not wait for it", async ({ ownDatabase }) => {
+    const [one, other] = [await ownDatabase.connect(), await ownDatabase.connect()];
+    const [query, otherQuery] = [queryOf(one), queryOf(other)];
+    const [parked] = await addMessages(query, "hook", "webhook");
+    await record(query, (await lease(query))[0]!, REFUSED);
+    await one.query("begin");
+    await one.query("select from monitor.notifications where state = 'parked' for update");
+    const waiting = call(otherQuery, "delete_channel", { p_channel: "hook" });
+    await waitUntilBlocking(query);
+    expect(await call(query, "requeue_notifications", { p_channel: "hook" })).toBe(1);
+    await one.query("commit");
+    await waiting;
+    expect((await read(query, parked!)).state).toBe("discarded");
+  });
+
   it("and made again has nothing of what the first one had", async ({ query }) => {
     await addMessages(query, "hook", "webhook", 2);
     await call(query, "delete_channel", { p_channel: "hook" });
