@@ -1498,7 +1498,7 @@ CREATE OR REPLACE FUNCTION monitor.acknowledge_alert(p_alert_id bigint, p_reason
  SET search_path TO ''
 AS $function$
 declare
-  v_until  timestamptz := p_now + make_interval(secs => p_minutes * 60);
+  v_until  timestamptz;
 begin
   perform monitor.require_admin('acknowledge an alert');
   if p_reason is null or p_reason !~ '\S' or length(p_reason) > 2000 then
@@ -1509,6 +1509,7 @@ begin
     raise exception 'an acknowledgement lasts up to 10080 minutes, a week, got %', p_minutes
       using errcode = 'invalid_parameter_value', hint = 'After that the alert is live again. To keep it quiet for longer, silence it.';
   end if;
+  v_until := p_now + make_interval(secs => p_minutes * 60);
   perform from monitor.alerting_state for update;
   update monitor.system_alerts
   set acknowledged_at = p_now, acknowledged_by = monitor.current_actor(), acknowledged_until = v_until, acknowledged_because = p_reason

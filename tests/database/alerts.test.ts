@@ -774,6 +774,7 @@ describe("monitor.acknowledge_alert()", () => {
     { args: { p_reason: " " }, code: "22023" },
     { args: { p_minutes: 0 }, code: "22023" },
     { args: { p_minutes: 10081 }, code: "22023" },
+    ...["NaN", "Infinity", "1e300"].map((p_minutes) => ({ args: { p_minutes }, code: "22023" })),
     { args: { p_alert_id: 9_000_000 }, code: "P0002" },
   ])("refuses $args", async ({ args, code }, { query }) => {
     const rule = await setUpRule(query);
