@@ -1184,6 +1184,7 @@ CREATE INDEX notifications_group_id_idx ON monitor.notifications USING btree (gr
 CREATE INDEX notifications_heartbeats_idx ON monitor.notifications USING btree (created_at) WHERE (payload_type = 'heartbeat'::text);
 CREATE INDEX notifications_incident_id_idx ON monitor.notifications USING btree (incident_id) WHERE (incident_id IS NOT NULL);
 CREATE INDEX notifications_next_attempt_at_idx ON monitor.notifications USING btree (next_attempt_at) WHERE (state = 'pending'::text);
+CREATE INDEX notifications_parked_idx ON monitor.notifications USING btree (created_at) WHERE (state = 'parked'::text);
 CREATE INDEX notifications_provider_id_idx ON monitor.notifications USING btree (provider_id) WHERE (provider_id IS NOT NULL);
 CREATE INDEX notifications_timeline_news_idx ON monitor.notifications USING btree (incident_id) WHERE ((incident_id IS NOT NULL) AND (state <> 'pending'::text) AND (timeline_state IS DISTINCT FROM state));
 create policy notifications_select_authenticated on monitor.notifications for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
@@ -1464,6 +1465,7 @@ END)),
 );
 alter table monitor.system_alerts enable row level security;
 CREATE INDEX system_alerts_anomaly_id_idx ON monitor.system_alerts USING btree (anomaly_id) WHERE (anomaly_id IS NOT NULL);
+CREATE INDEX system_alerts_canary_idx ON monitor.system_alerts USING btree (fired_at) WHERE (name = 'PgvigilCanary'::text);
 CREATE UNIQUE INDEX system_alerts_fingerprint_open_idx ON monitor.system_alerts USING btree (fingerprint) WHERE (resolved_at IS NULL);
 CREATE INDEX system_alerts_fingerprint_resolved_at_idx ON monitor.system_alerts USING btree (fingerprint, resolved_at DESC);
 CREATE INDEX system_alerts_opens_incident_idx ON monitor.system_alerts USING btree (alert_id) WHERE ((labels ? 'pgvigil_incident'::text) AND (resolved_at IS NULL));
@@ -1683,7 +1685,7 @@ begin
   end if;
   if v_now - v_before > greatest(interval '3 minutes', v_usual) then
     -- What was pending before a gap may have ended within it: only what was seen to hold counts.
-    update monitor.system_alerts set active_at = v_now where state = 'pending' and source in ('job', 'health');
+    update monitor.system_alerts set active_at = v_now where resolved_at is null and fired_at is null and source in ('job', 'health');
   end if;
   v_counts := monitor.sync_alerts(p_components, v_now);
   perform monitor.write_heartbeats(v_now);
@@ -3544,12 +3546,17 @@ AS $function$
   with outbox as (
     select
       count(*) filter (where notification.state = 'pending') as pending,
-      count(*) filter (where notification.state = 'parked' and notification.created_at > p_at - interval '7 days') as parked,
+      count(*) filter (where notification.state = 'parked') as parked,
       coalesce(greatest(extract(epoch from p_at - min(greatest(notification.next_attempt_at, notification.lease_until))
         filter (where notification.state = 'pending' and channel.enabled)), 0), 0) as delay
-    from monitor.notifications as notification
+    from (
+      -- Each by its index.
+      select state, channel, created_at, next_attempt_at, lease_until from monitor.notifications where state = 'pending'
+      union all
+      select state, channel, created_at, next_attempt_at, lease_until from monitor.notifications
+      where state = 'parked' and created_at > p_at - interval '7 days'
+    ) as notification
     left join monitor.notification_channels as channel using (channel)
-    where notification.state in ('pending', 'parked')
   ), canary as (
     select notification.arrived_at, extract(epoch from notification.arrived_at - alert.fired_at) as latency
     from monitor.system_alerts as alert
@@ -3565,7 +3572,8 @@ AS $function$
   )
   select
     monitor.sample('active_incidents', (select count(*) from monitor.incidents where resolved_at is null))
-    || monitor.sample('unresolved_alerts', (select count(*) from monitor.system_alerts where state = 'firing' and mode = 'live'))
+    || monitor.sample('unresolved_alerts', (
+      select count(*) from monitor.system_alerts where resolved_at is null and state = 'firing' and mode = 'live'))
     || monitor.sample('pgvigil_failing_rules', (
       select case when count(evaluated_at) > 0 then count(*) filter (where health = 'err') end from monitor.rule_states))
     || monitor.sample('pgvigil_notifications_pending', (select pending from outbox))
@@ -6009,7 +6017,7 @@ AS $function$
     from matched
     join monitor.inhibition_rules as rule using (name)
     join monitor.system_alerts as alert using (alert_id)
-    where alert.state = 'firing'
+    where alert.resolved_at is null and alert.state = 'firing'
   ), source as (
     -- Of those that say the same the first is enough, and one that is no target itself says more than one that is.
     select name, equal_values,
@@ -8377,7 +8385,10 @@ begin
       select distinct on (notified.alert_id, notified.channel) notified.alert_id, notified.channel, notified.status
       from monitor.notification_alerts as notified
       join monitor.notifications as notification on notification.notification_id = notified.notification_id and notification.state <> 'discarded'
-      join monitor.system_alerts as alert on alert.alert_id = notified.alert_id and alert.resolved_at is null
+      where notified.alert_id = any (array(select alert_id from monitor.system_alerts where resolved_at is null))
+        and notification.notification_id = any (array(
+          select of_open.notification_id from monitor.notification_alerts as of_open
+          where of_open.alert_id = any (array(select alert_id from monitor.system_alerts where resolved_at is null))))
       order by notified.alert_id, notified.channel, notified.notification_id desc
     ) as told
     where told.status = 'firing'
@@ -8431,8 +8442,8 @@ begin
       union all
       select known.decision_id
       from monitor.notification_decisions as known
-      join monitor.system_alerts as alert using (alert_id)
-      where known.held_until is null and alert.resolved_at is not null)
+      where known.held_until is null and not exists (
+        select from monitor.system_alerts as alert where alert.alert_id = known.alert_id and alert.resolved_at is null))
     returning decision.alert_id
   )
   insert into monitor.notification_decisions (alert_id, decision, detail, held_since, first_evaluation)
@@ -9643,7 +9654,7 @@ declare
 begin
   select coalesce(array_agg(alert_id), '{}') into v_all
   from monitor.system_alerts
-  where state = 'firing' and mode = 'live' and routed_at is null;
+  where resolved_at is null and state = 'firing' and mode = 'live' and routed_at is null; -- the first as the index has it
   if v_all = '{}' then
     return 0;
   end if;
@@ -11012,6 +11023,8 @@ begin
         routed_at = case when judged.is_open and alert.labels = judged.labels and alert.mode = judged.mode then alert.routed_at end
     from judged
     where alert.alert_id = judged.alert_id
+      -- By the index, here and below: what is long over is never gone through.
+      and alert.alert_id = any (array(select found.alert_id from judged as found))
       and (not judged.is_open or alert.ceased_at is not null
         or (alert.fired_at is null and judged.fires_at is not null)
         or alert.last_seen_at <= p_now - interval '5 minutes'
@@ -11056,7 +11069,7 @@ begin
     update monitor.system_alerts as alert
     set ceased_at = p_now
     from over
-    where alert.alert_id = over.alert_id and over.ceased_at is null and over.fired_at is not null and not over.is_by_hand
+    where alert.resolved_at is null and alert.alert_id = over.alert_id and over.ceased_at is null and over.fired_at is not null and not over.is_by_hand
       and (select count(*) from unnest(over.recent_firings) as fired where fired > p_now - interval '1 hour') >= c_flap
     returning alert.alert_id
   ), ended as (
@@ -11065,7 +11078,7 @@ begin
         resolved_because = case when alert.fired_at is null then 'it never held for long enough to fire' else over.because end,
         last_seen_at = greatest(alert.last_seen_at, alert.fired_at)
     from over
-    where alert.alert_id = over.alert_id
+    where alert.resolved_at is null and alert.alert_id = over.alert_id
       and (over.fired_at is null or over.is_by_hand
         or (over.ceased_at is not null and (over.ceased_at <= p_now - c_quiet or over.ceased_at > p_now + c_quiet))
         or (over.ceased_at is null
@@ -11083,7 +11096,7 @@ begin
   update monitor.alerting_state
   set canary_on = (p_now at time zone settings.time_zone)::date
   from monitor.settings
-  where exists (select from monitor.system_alerts where name = 'PgvigilCanary' and state = 'firing')
+  where exists (select from monitor.system_alerts where resolved_at is null and name = 'PgvigilCanary' and state = 'firing')
     and canary_on is distinct from (p_now at time zone settings.time_zone)::date;
   update monitor.alerting_state
   set canary_since = case when settings.canary_channel is not null then p_now end
@@ -11136,6 +11149,8 @@ begin
     join monitor.alert_group_members as membership using (group_id)
     join monitor.system_alerts as alert using (alert_id)
     left join mute using (alert_id)
+    where alert.alert_id = any (array(
+      select of_due.alert_id from monitor.alert_group_members as of_due where of_due.group_id = any (v_due)))
   ), known as materialized (
     -- PagerDuty has an incident for each group: what it knows of an alert in another is nothing here.
     select distinct on (told.alert_id, told.channel, own.group_id)
@@ -11144,7 +11159,10 @@ begin
     join monitor.notifications as notification using (notification_id)
     left join monitor.notification_channels as channel on channel.channel = told.channel
     cross join lateral (select case when channel.kind = 'pagerduty' then notification.group_id end as group_id) as own
-    where told.alert_id in (select alert_id from member) and notification.state <> 'discarded'
+    where told.alert_id = any (array(select alert_id from member)) and notification.state <> 'discarded'
+      and notification.notification_id = any (array(
+        select of_member.notification_id from monitor.notification_alerts as of_member
+        where of_member.alert_id = any (array(select alert_id from member))))
     order by told.alert_id, told.channel, own.group_id, told.notification_id desc
   ), target as (
     -- Where the start was told, the end is told too, whatever the routes say by now.
@@ -11247,6 +11265,7 @@ begin
         union all
         select 'annotation', each.key, left(each.value, 1000) from jsonb_each_text(alert.annotations) as each
       ) as pair
+      where alert.alert_id = any (array(select alert_id from content))
       group by content.channel, content.bundle_id, pair.kind, pair.key, pair.value
       having count(*) = max(content.alerts)
     ) as held
@@ -11279,7 +11298,7 @@ begin
         ) as said)) order by content.place) as alerts
     from content
     join monitor.system_alerts as alert using (alert_id)
-    where content.place <= c_listed
+    where content.place <= c_listed and alert.alert_id = any (array(select alert_id from content where place <= c_listed))
     group by content.channel, content.bundle_id
   ), bundle as (
     select channel, bundle_id,
@@ -11323,8 +11342,8 @@ begin
 
   -- Whoever is over has been told as such wherever it was known, or was not to be.
   delete from monitor.alert_group_members as member
-  using monitor.system_alerts as alert
-  where member.group_id = any (v_due) and alert.alert_id = member.alert_id and alert.state = 'resolved';
+  where member.group_id = any (v_due) and not exists (
+    select from monitor.system_alerts as alert where alert.alert_id = member.alert_id and alert.resolved_at is null);
   delete from monitor.alert_groups as alert_group
   where group_id = any (v_due)
     and not exists (select from monitor.alert_group_members as member where member.group_id = alert_group.group_id);

@@ -1,7 +1,7 @@
 -- Purpose:  alerts from pending on, with what flapping, acknowledging and telling need to know; one decision about each at a time.
 -- Locks:    access exclusive on system_alerts while columns are added and its checks are looked through.
 -- Undo:     drop table monitor.notification_decisions, monitor.alerting_state; delete from monitor.system_alerts where fired_at is null;
---           drop the columns added here and the index system_alerts_fingerprint_resolved_at_idx; alter table monitor.system_alerts
+--           drop the columns added here and the indexes system_alerts_fingerprint_resolved_at_idx and system_alerts_canary_idx; alter table monitor.system_alerts
 --           alter column fired_at set not null.
 
 alter table monitor.system_alerts
@@ -42,6 +42,8 @@ alter table monitor.system_alerts
 alter table monitor.system_alerts set (fillfactor = 70); -- values of those that fire change every minute
 
 create index system_alerts_fingerprint_resolved_at_idx on monitor.system_alerts (fingerprint, resolved_at desc);
+create index system_alerts_canary_idx on monitor.system_alerts (fired_at) where name = 'PgvigilCanary';
+comment on index monitor.system_alerts_canary_idx is 'Looked for every minute among all that is over.';
 
 comment on table monitor.system_alerts is
   'An alert from pending to resolved. One that comes back within 10 minutes goes on in the same row.';

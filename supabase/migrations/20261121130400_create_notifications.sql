@@ -110,6 +110,8 @@ create table monitor.notifications (
 
 create index notifications_next_attempt_at_idx on monitor.notifications (next_attempt_at) where state = 'pending';
 comment on index monitor.notifications_next_attempt_at_idx is 'What is still to be sent.';
+create index notifications_parked_idx on monitor.notifications (created_at) where state = 'parked';
+comment on index monitor.notifications_parked_idx is 'What was given up: counted every minute.';
 create index notifications_provider_id_idx on monitor.notifications (provider_id) where provider_id is not null;
 create index notifications_group_id_idx on monitor.notifications (group_id, channel, notification_id) where group_id is not null;
 create index notifications_incident_id_idx on monitor.notifications (incident_id) where incident_id is not null;

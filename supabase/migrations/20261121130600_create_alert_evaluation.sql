@@ -270,6 +270,8 @@ begin
         routed_at = case when judged.is_open and alert.labels = judged.labels and alert.mode = judged.mode then alert.routed_at end
     from judged
     where alert.alert_id = judged.alert_id
+      -- By the index, here and below: what is long over is never gone through.
+      and alert.alert_id = any (array(select found.alert_id from judged as found))
       and (not judged.is_open or alert.ceased_at is not null
         or (alert.fired_at is null and judged.fires_at is not null)
         or alert.last_seen_at <= p_now - interval '5 minutes'
@@ -314,7 +316,7 @@ begin
     update monitor.system_alerts as alert
     set ceased_at = p_now
     from over
-    where alert.alert_id = over.alert_id and over.ceased_at is null and over.fired_at is not null and not over.is_by_hand
+    where alert.resolved_at is null and alert.alert_id = over.alert_id and over.ceased_at is null and over.fired_at is not null and not over.is_by_hand
       and (select count(*) from unnest(over.recent_firings) as fired where fired > p_now - interval '1 hour') >= c_flap
     returning alert.alert_id
   ), ended as (
@@ -323,7 +325,7 @@ begin
         resolved_because = case when alert.fired_at is null then 'it never held for long enough to fire' else over.because end,
         last_seen_at = greatest(alert.last_seen_at, alert.fired_at)
     from over
-    where alert.alert_id = over.alert_id
+    where alert.resolved_at is null and alert.alert_id = over.alert_id
       and (over.fired_at is null or over.is_by_hand
         or (over.ceased_at is not null and (over.ceased_at <= p_now - c_quiet or over.ceased_at > p_now + c_quiet))
         or (over.ceased_at is null
@@ -341,7 +343,7 @@ begin
   update monitor.alerting_state
   set canary_on = (p_now at time zone settings.time_zone)::date
   from monitor.settings
-  where exists (select from monitor.system_alerts where name = 'PgvigilCanary' and state = 'firing')
+  where exists (select from monitor.system_alerts where resolved_at is null and name = 'PgvigilCanary' and state = 'firing')
     and canary_on is distinct from (p_now at time zone settings.time_zone)::date;
   update monitor.alerting_state
   set canary_since = case when settings.canary_channel is not null then p_now end
@@ -393,7 +395,7 @@ declare
 begin
   select coalesce(array_agg(alert_id), '{}') into v_all
   from monitor.system_alerts
-  where state = 'firing' and mode = 'live' and routed_at is null;
+  where resolved_at is null and state = 'firing' and mode = 'live' and routed_at is null; -- the first as the index has it
   if v_all = '{}' then
     return 0;
   end if;
@@ -531,7 +533,7 @@ as $$
     from matched
     join monitor.inhibition_rules as rule using (name)
     join monitor.system_alerts as alert using (alert_id)
-    where alert.state = 'firing'
+    where alert.resolved_at is null and alert.state = 'firing'
   ), source as (
     -- Of those that say the same the first is enough, and one that is no target itself says more than one that is.
     select name, equal_values,
@@ -650,6 +652,8 @@ begin
     join monitor.alert_group_members as membership using (group_id)
     join monitor.system_alerts as alert using (alert_id)
     left join mute using (alert_id)
+    where alert.alert_id = any (array(
+      select of_due.alert_id from monitor.alert_group_members as of_due where of_due.group_id = any (v_due)))
   ), known as materialized (
     -- PagerDuty has an incident for each group: what it knows of an alert in another is nothing here.
     select distinct on (told.alert_id, told.channel, own.group_id)
@@ -658,7 +662,10 @@ begin
     join monitor.notifications as notification using (notification_id)
     left join monitor.notification_channels as channel on channel.channel = told.channel
     cross join lateral (select case when channel.kind = 'pagerduty' then notification.group_id end as group_id) as own
-    where told.alert_id in (select alert_id from member) and notification.state <> 'discarded'
+    where told.alert_id = any (array(select alert_id from member)) and notification.state <> 'discarded'
+      and notification.notification_id = any (array(
+        select of_member.notification_id from monitor.notification_alerts as of_member
+        where of_member.alert_id = any (array(select alert_id from member))))
     order by told.alert_id, told.channel, own.group_id, told.notification_id desc
   ), target as (
     -- Where the start was told, the end is told too, whatever the routes say by now.
@@ -761,6 +768,7 @@ begin
         union all
         select 'annotation', each.key, left(each.value, 1000) from jsonb_each_text(alert.annotations) as each
       ) as pair
+      where alert.alert_id = any (array(select alert_id from content))
       group by content.channel, content.bundle_id, pair.kind, pair.key, pair.value
       having count(*) = max(content.alerts)
     ) as held
@@ -793,7 +801,7 @@ begin
         ) as said)) order by content.place) as alerts
     from content
     join monitor.system_alerts as alert using (alert_id)
-    where content.place <= c_listed
+    where content.place <= c_listed and alert.alert_id = any (array(select alert_id from content where place <= c_listed))
     group by content.channel, content.bundle_id
   ), bundle as (
     select channel, bundle_id,
@@ -837,8 +845,8 @@ begin
 
   -- Whoever is over has been told as such wherever it was known, or was not to be.
   delete from monitor.alert_group_members as member
-  using monitor.system_alerts as alert
-  where member.group_id = any (v_due) and alert.alert_id = member.alert_id and alert.state = 'resolved';
+  where member.group_id = any (v_due) and not exists (
+    select from monitor.system_alerts as alert where alert.alert_id = member.alert_id and alert.resolved_at is null);
   delete from monitor.alert_groups as alert_group
   where group_id = any (v_due)
     and not exists (select from monitor.alert_group_members as member where member.group_id = alert_group.group_id);
@@ -891,7 +899,10 @@ begin
       select distinct on (notified.alert_id, notified.channel) notified.alert_id, notified.channel, notified.status
       from monitor.notification_alerts as notified
       join monitor.notifications as notification on notification.notification_id = notified.notification_id and notification.state <> 'discarded'
-      join monitor.system_alerts as alert on alert.alert_id = notified.alert_id and alert.resolved_at is null
+      where notified.alert_id = any (array(select alert_id from monitor.system_alerts where resolved_at is null))
+        and notification.notification_id = any (array(
+          select of_open.notification_id from monitor.notification_alerts as of_open
+          where of_open.alert_id = any (array(select alert_id from monitor.system_alerts where resolved_at is null))))
       order by notified.alert_id, notified.channel, notified.notification_id desc
     ) as told
     where told.status = 'firing'
@@ -945,8 +956,8 @@ begin
       union all
       select known.decision_id
       from monitor.notification_decisions as known
-      join monitor.system_alerts as alert using (alert_id)
-      where known.held_until is null and alert.resolved_at is not null)
+      where known.held_until is null and not exists (
+        select from monitor.system_alerts as alert where alert.alert_id = known.alert_id and alert.resolved_at is null))
     returning decision.alert_id
   )
   insert into monitor.notification_decisions (alert_id, decision, detail, held_since, first_evaluation)
@@ -1075,7 +1086,7 @@ begin
   end if;
   if v_now - v_before > greatest(interval '3 minutes', v_usual) then
     -- What was pending before a gap may have ended within it: only what was seen to hold counts.
-    update monitor.system_alerts set active_at = v_now where state = 'pending' and source in ('job', 'health');
+    update monitor.system_alerts set active_at = v_now where resolved_at is null and fired_at is null and source in ('job', 'health');
   end if;
   v_counts := monitor.sync_alerts(p_components, v_now);
   perform monitor.write_heartbeats(v_now);

@@ -368,12 +368,17 @@ as $$
   with outbox as (
     select
       count(*) filter (where notification.state = 'pending') as pending,
-      count(*) filter (where notification.state = 'parked' and notification.created_at > p_at - interval '7 days') as parked,
+      count(*) filter (where notification.state = 'parked') as parked,
       coalesce(greatest(extract(epoch from p_at - min(greatest(notification.next_attempt_at, notification.lease_until))
         filter (where notification.state = 'pending' and channel.enabled)), 0), 0) as delay
-    from monitor.notifications as notification
+    from (
+      -- Each by its index.
+      select state, channel, created_at, next_attempt_at, lease_until from monitor.notifications where state = 'pending'
+      union all
+      select state, channel, created_at, next_attempt_at, lease_until from monitor.notifications
+      where state = 'parked' and created_at > p_at - interval '7 days'
+    ) as notification
     left join monitor.notification_channels as channel using (channel)
-    where notification.state in ('pending', 'parked')
   ), canary as (
     select notification.arrived_at, extract(epoch from notification.arrived_at - alert.fired_at) as latency
     from monitor.system_alerts as alert
@@ -389,7 +394,8 @@ as $$
   )
   select
     monitor.sample('active_incidents', (select count(*) from monitor.incidents where resolved_at is null))
-    || monitor.sample('unresolved_alerts', (select count(*) from monitor.system_alerts where state = 'firing' and mode = 'live'))
+    || monitor.sample('unresolved_alerts', (
+      select count(*) from monitor.system_alerts where resolved_at is null and state = 'firing' and mode = 'live'))
     || monitor.sample('pgvigil_failing_rules', (
       select case when count(evaluated_at) > 0 then count(*) filter (where health = 'err') end from monitor.rule_states))
     || monitor.sample('pgvigil_notifications_pending', (select pending from outbox))

@@ -1148,6 +1148,52 @@ describe("many groups at once", () => {
   });
 });
 
+describe("what is long over", () => {
+  it("is not gone through every minute", async ({ query, asOwner }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query, { p_group_interval_seconds: 60 });
+    await query(
+      `with over as (
+         insert into monitor.system_alerts (fingerprint, name, source, severity, labels, fired_at, last_seen_at, resolved_at)
+         select md5(n::text), 'Old', 'rule', 'warning', jsonb_build_object('text', repeat('x', 500)), at, at, at
+         from (select n, $1::timestamptz - n * interval '1 hour' as at from generate_series(2, 5000) as n) as past
+         returning alert_id, fired_at
+       ), told as (
+         insert into monitor.notifications (channel, group_id, payload, state, created_at, next_attempt_at, sent_at)
+         select 'ops', alert_id, jsonb_build_object('type', 'alerts', 'text', repeat('x', 500)), 'sent', fired_at, fired_at, fired_at
+         from over
+         returning notification_id, group_id, created_at
+       ), linked as (
+         insert into monitor.notification_alerts (notification_id, alert_id, channel, status, severity, told_at)
+         select notification_id, group_id, 'ops', 'resolved', 'warning', created_at from told
+       )
+       insert into monitor.notification_decisions (alert_id, decision, detail, held_since, held_until, first_evaluation, evaluations)
+       select alert_id, 'sent', 'to ops', fired_at, fired_at, 1, 1 from over`,
+      [iso(NOON)],
+    );
+    for (const table of ["system_alerts", "notifications", "notification_alerts"]) {
+      await asOwner(`analyze monitor.${table}`);
+    }
+    const readRows = async () => {
+      const { rows } = await asOwner<{ relname: string; n: number }>(
+        `select relname, (seq_tup_read + coalesce(idx_tup_fetch, 0))::int as n from pg_stat_xact_user_tables
+         where schemaname = 'monitor' and relname in ('system_alerts', 'notifications') order by 1`,
+      );
+      return rows.map(({ n }) => n);
+    };
+    const before = await readRows();
+    const evaluations = [[MAILS], [MAILS], [MAILS, JOBS], []];
+    for (const [n, firing] of evaluations.entries()) {
+      await setFiring(query, rule, firing, NOON + n * MINUTE);
+      await advance(query, NOON + n * MINUTE);
+      await rpc(query, "collect_incidents_and_alerts", { p_at: iso(NOON + n * MINUTE) });
+    }
+    const after = await readRows();
+    expect(Math.max(...after.map((n, index) => n - before[index]!))).toBeLessThan(4000);
+    expect((await readMessages(query)).filter(({ state }) => state === "pending")).toHaveLength(3);
+  });
+});
+
 describe("monitor.explain_alert()", () => {
   it("tells the story in order", async ({ query }) => {
     const rule = await setUpRule(query);
