@@ -1348,6 +1348,7 @@ create table monitor.settings (
   canary_channel text,
   canary_hour integer not null default 9,
   constraint settings_anomaly_alert_severity_known CHECK ((anomaly_alert_severity = ANY (ARRAY['info'::text, 'warning'::text, 'critical'::text]))),
+  constraint settings_canary_channel_fkey FOREIGN KEY (canary_channel) REFERENCES monitor.notification_channels(channel),
   constraint settings_canary_hour_in_range CHECK (((canary_hour >= 0) AND (canary_hour <= 23))),
   constraint settings_cost_budget_ratio_in_range CHECK (((cost_budget_ratio > (0)::double precision) AND (cost_budget_ratio <= (0.5)::double precision))),
   constraint settings_external_url_shape CHECK (((external_url ~ '^https?://[^[:space:]]+$'::text) AND (length(external_url) <= 2000))),
@@ -1360,6 +1361,7 @@ create table monitor.settings (
   constraint settings_time_zone_known CHECK ((('2000-01-01 00:00:00+00'::timestamp with time zone AT TIME ZONE time_zone) IS NOT NULL))
 );
 alter table monitor.settings enable row level security;
+CREATE INDEX settings_canary_channel_idx ON monitor.settings USING btree (canary_channel);
 create policy settings_select_authenticated on monitor.settings for select to authenticated using (( SELECT monitor.is_admin() AS is_admin));
 CREATE TRIGGER settings_record_change AFTER INSERT OR DELETE OR UPDATE ON monitor.settings FOR EACH ROW EXECUTE FUNCTION monitor.record_change();
 grant select on monitor.settings to authenticated;
@@ -4266,6 +4268,7 @@ CREATE OR REPLACE FUNCTION monitor.current_actor()
  SET search_path TO ''
 AS $function$
   select coalesce(
+    nullif((select auth.jwt()) ->> 'email', ''),
     (select auth.uid())::text,
     nullif(current_setting('role', true), 'none'),
     session_user::text
@@ -4273,7 +4276,7 @@ AS $function$
 $function$;
 grant execute on function monitor.current_actor() to authenticated;
 grant execute on function monitor.current_actor() to service_role;
-comment on function monitor.current_actor() is 'Who acts: the user id of a verified token, else the role taken on, else the session''s user.';
+comment on function monitor.current_actor() is 'Who acts, as people read it: the e-mail address of a verified token, else its user id, else the role taken on, else the session''s user.';
 
 CREATE OR REPLACE FUNCTION monitor.decimal_places(p_values double precision[])
  RETURNS smallint
@@ -8380,9 +8383,9 @@ begin
       where channel.enabled and channel.kind <> 'heartbeat' and channel.channel = any (coalesce(alert_group.channels, route.channels)))
     group by membership.alert_id
   ), telling as materialized (
-    select told.alert_id, string_agg(told.channel, ', ' order by told.channel) as channels
+    select told.alert_id, max(told.told_at) as told_at, string_agg(told.channel, ', ' order by told.channel) as channels
     from (
-      select distinct on (notified.alert_id, notified.channel) notified.alert_id, notified.channel, notified.status
+      select distinct on (notified.alert_id, notified.channel) notified.alert_id, notified.channel, notified.status, notified.told_at
       from monitor.notification_alerts as notified
       join monitor.notifications as notification on notification.notification_id = notified.notification_id and notification.state <> 'discarded'
       where notified.alert_id = any (array(select alert_id from monitor.system_alerts where resolved_at is null))
@@ -8398,7 +8401,8 @@ begin
     from monitor.system_alerts as alert
     left join mute using (alert_id)
     left join grouping using (alert_id)
-    left join telling using (alert_id)
+    left join telling on telling.alert_id = alert.alert_id
+      and coalesce(telling.told_at >= alert.live_again_at, true) -- told before that, it is to be told again
     cross join lateral (
       select
         case
@@ -8421,6 +8425,7 @@ begin
           when grouping.alert_id is null then case
             when alert.source = 'health' and alert.name = 'ChannelFailing' then 'there is no other channel that works'
             when not exists (select from monitor.notification_routes) then 'there is no route: make one with monitor.save_route'
+            when alert.name = 'PgvigilCanary' then 'its channel, settings.canary_channel, is switched off or tells no alerts'
             else 'no route matches its labels, or none of the channels is switched on' end
           when grouping.last_flushed_at is null then format('into a group of route %s, which is told at %s', grouping.routes,
             to_char(grouping.next_flush_at at time zone v_time_zone, 'HH24:MI:SS'))
@@ -9148,6 +9153,8 @@ CREATE OR REPLACE FUNCTION monitor.refuse_channel(p_kind text, p_config jsonb, p
 AS $function$
   select case
     when coalesce(jsonb_typeof(p_config -> 'send_resolved'), 'boolean') <> 'boolean' then 'send_resolved is neither true nor false'
+    when case when jsonb_typeof(p_config) = 'object' then p_config - known.options <> '{}' end then 'its configuration knows no '
+      || left((select string_agg(key, ', ' order by key) from jsonb_object_keys(p_config - known.options) as key), 200)
     else case p_kind
     when 'email' then case
       when jsonb_typeof(p_config -> 'to') is distinct from 'array' or jsonb_array_length(p_config -> 'to') = 0
@@ -9161,26 +9168,31 @@ AS $function$
         limit 1)
       end
     when 'webhook' then case
-      when coalesce(p_config ->> 'url', '') !~ '^https?://[^[:space:]/@]+(/[^[:space:]]*)?$' then 'its url is none of the form https://host/path'
+      when coalesce(p_config ->> 'url', '') !~ '^https?://[!-.0-?A-~]+(/[!-~]*)?$' then 'its url is none of the form https://host/path'
       when p_secret !~ '^whsec_([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$'
         then 'its signing secret is none of the form whsec_ and base64'
       when octet_length(decode(substr(p_secret, 7), 'base64')) not between 24 and 64 then 'its signing secret is not of 24 to 64 bytes'
       end
     when 'slack' then case
       when p_secret is null then 'Vault has no secret of it: the address of its incoming webhook'
-      when p_secret !~ '^https?://[^[:space:]/@]+/[^[:space:]]*$' then 'its secret is no address of the form https://host/path'
+      when p_secret !~ '^https?://[!-.0-?A-~]+/[!-~]*$' then 'its secret is no address of the form https://host/path'
       end
     when 'pagerduty' then case
       when p_secret is null then 'Vault has no secret of it: its integration key'
+      when p_config ->> 'url' !~ '^https?://[!-.0-?A-~]+(/[!-~]*)?$' then 'its url is none of the form https://host/path'
       when p_secret !~ '^[A-Za-z0-9]{32}$' then 'its integration key has not 32 letters and digits'
       end
     when 'heartbeat' then case
       when p_secret is null then 'Vault has no secret of it: the address to ping'
-      when p_secret !~ '^https?://[^[:space:]/@]+(/[^[:space:]]*)?$' then 'its secret is no address of the form https://host/path'
+      when p_secret !~ '^https?://[!-.0-?A-~]+(/[!-~]*)?$' then 'its secret is no address of the form https://host/path'
       end
     else 'there is no such kind of channel'
     end
-  end;
+  end
+  from (
+    select case p_kind when 'email' then '{to,send_resolved}' when 'slack' then '{send_resolved}' when 'heartbeat' then '{}'
+      else '{url,send_resolved}' end::text[] as options
+  ) as known;
 $function$;
 grant execute on function monitor.refuse_channel(text,jsonb,text) to service_role;
 comment on function monitor.refuse_channel(text,jsonb,text) is 'Why a channel of this kind cannot work, null if it may. Shows no secret.';
@@ -9925,6 +9937,10 @@ declare
 begin
   perform monitor.require_admin('save a channel');
   perform from monitor.alerting_state for update; -- before all else, as whoever evaluates and tells
+  if p_channel is null or p_channel !~ '^[a-z][a-z0-9-]{0,62}$' then
+    raise exception 'a channel has a name of lower-case letters, digits and -, beginning with a letter'
+      using errcode = 'invalid_parameter_value', hint = 'At most 63 characters, e.g. ops-mail.';
+  end if;
   v_reason := monitor.refuse_channel(p_kind, p_config, coalesce(p_secret, monitor.channel_secret(p_channel)));
   if v_reason is not null then
     raise exception 'channel % cannot work: %', p_channel, v_reason
@@ -9950,7 +9966,7 @@ end;
 $function$;
 grant execute on function monitor.save_channel(text,text,jsonb,text,boolean) to authenticated;
 grant execute on function monitor.save_channel(text,text,jsonb,text,boolean) to service_role;
-comment on function monitor.save_channel(text,text,jsonb,text,boolean) is 'Makes or changes a channel; a secret that is left out stays as it is, and what failed counts no more. Errors: 42501 for a user who is no admin, 22023 for a channel that cannot work, with the reason, 23514 for a name other than lower-case letters, digits and -.';
+comment on function monitor.save_channel(text,text,jsonb,text,boolean) is 'Makes or changes a channel; a secret that is left out stays as it is, and what failed counts no more. Errors: 42501 for a user who is no admin, 22023 for a channel that cannot work, with the reason, or a name other than lower-case letters, digits and -.';
 
 CREATE OR REPLACE FUNCTION monitor.save_escalation_level(p_level integer, p_channels text[], p_title text DEFAULT NULL::text)
  RETURNS void
@@ -11055,6 +11071,9 @@ begin
           when anomaly.review_state in ('resolved', 'false_positive', 'expected')
             then format('the anomaly was reviewed as %s by %s', replace(anomaly.review_state, '_', ' '), coalesce(anomaly.reviewed_by, 'somebody'))
           else 'the series is as expected again' end
+        when known.labels ->> 'alertname' = 'ChannelFailing' and known.source = 'health' and not exists (
+            select from monitor.notification_channels as channel where channel.channel = known.labels ->> 'channel')
+          then 'the channel was deleted'
         else 'what it says no longer holds' end as because,
       (known.source = 'rule' and (rule.rule_id is null or not rule.enabled)) as is_by_hand
     from known
@@ -11179,11 +11198,13 @@ begin
     select target.group_id, target.channel, target.kind, member.alert_id, member.severity, member.fired_at,
       case when member.state = 'firing' then 'firing' else 'resolved' end as status,
       member.state = 'resolved' as is_over,
-      may_tell.is_so
+      coalesce(may_tell.is_so
         and (known.status is distinct from 'firing' or member.live_again_at > known.told_at
-          or array_position('{info,warning,critical}', member.severity) > array_position('{info,warning,critical}', known.severity)
           -- Its end was not told, as the channel wants it: this is another start.
-          or (not target.tells_end and member.fired_at > known.told_at)) as is_news,
+          or (not target.tells_end and member.fired_at > known.told_at)), false)
+        -- Whoever looks after it has to know, too.
+        or coalesce(member.state = 'firing' and is_listed.is_so
+          and array_position('{info,warning,critical}', member.severity) > array_position('{info,warning,critical}', known.severity), false) as is_news,
       may_tell.is_so as is_unacknowledged,
       known.told_at,
       -- Of groups of several routes that are told at once by one channel the first tells it, and the one that repeats it soonest.

@@ -8,7 +8,7 @@
 --           integer, text[], boolean, double precision, double precision, double precision), monitor.delete_channel(text),
 --           monitor.save_channel(text, text, jsonb, text, boolean), monitor.refuse_channel(text, jsonb, text),
 --           monitor.channel_secret(text), monitor.require_admin(text), monitor.runbook_url(text), monitor.check_label_matchers(jsonb);
---           alter table monitor.settings drop the columns added here.
+--           run current_actor of 20261121090100 again; alter table monitor.settings drop the columns added here.
 
 alter table monitor.settings
   add column notifications_enabled   boolean           not null default true,
@@ -54,6 +54,24 @@ as $$
 $$;
 
 comment on function monitor.runbook_url(text) is 'Where the runbook of a shipped alert is, by its name. Null for any other, and if settings do not say where runbooks are.';
+
+create or replace function monitor.current_actor()
+returns text
+language sql
+stable
+security invoker
+set search_path = ''
+as $$
+  select coalesce(
+    nullif((select auth.jwt()) ->> 'email', ''),
+    (select auth.uid())::text,
+    nullif(current_setting('role', true), 'none'),
+    session_user::text
+  );
+$$;
+
+comment on function monitor.current_actor() is
+  'Who acts, as people read it: the e-mail address of a verified token, else its user id, else the role taken on, else the session''s user.';
 
 create function monitor.require_admin(p_what text)
 returns void
@@ -150,6 +168,12 @@ create trigger notification_channels_record_change
   after insert or delete or update of channel, kind, config, enabled, secret_set_at on monitor.notification_channels
   for each row execute function monitor.record_change();
 
+alter table monitor.settings
+  add constraint settings_canary_channel_fkey
+    foreign key (canary_channel) references monitor.notification_channels (channel);
+
+create index settings_canary_channel_idx on monitor.settings (canary_channel);
+
 create function monitor.channel_secret(p_channel text)
 returns text
 language plpgsql
@@ -175,6 +199,8 @@ set search_path = ''
 as $$
   select case
     when coalesce(jsonb_typeof(p_config -> 'send_resolved'), 'boolean') <> 'boolean' then 'send_resolved is neither true nor false'
+    when case when jsonb_typeof(p_config) = 'object' then p_config - known.options <> '{}' end then 'its configuration knows no '
+      || left((select string_agg(key, ', ' order by key) from jsonb_object_keys(p_config - known.options) as key), 200)
     else case p_kind
     when 'email' then case
       when jsonb_typeof(p_config -> 'to') is distinct from 'array' or jsonb_array_length(p_config -> 'to') = 0
@@ -188,26 +214,31 @@ as $$
         limit 1)
       end
     when 'webhook' then case
-      when coalesce(p_config ->> 'url', '') !~ '^https?://[^[:space:]/@]+(/[^[:space:]]*)?$' then 'its url is none of the form https://host/path'
+      when coalesce(p_config ->> 'url', '') !~ '^https?://[!-.0-?A-~]+(/[!-~]*)?$' then 'its url is none of the form https://host/path'
       when p_secret !~ '^whsec_([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$'
         then 'its signing secret is none of the form whsec_ and base64'
       when octet_length(decode(substr(p_secret, 7), 'base64')) not between 24 and 64 then 'its signing secret is not of 24 to 64 bytes'
       end
     when 'slack' then case
       when p_secret is null then 'Vault has no secret of it: the address of its incoming webhook'
-      when p_secret !~ '^https?://[^[:space:]/@]+/[^[:space:]]*$' then 'its secret is no address of the form https://host/path'
+      when p_secret !~ '^https?://[!-.0-?A-~]+/[!-~]*$' then 'its secret is no address of the form https://host/path'
       end
     when 'pagerduty' then case
       when p_secret is null then 'Vault has no secret of it: its integration key'
+      when p_config ->> 'url' !~ '^https?://[!-.0-?A-~]+(/[!-~]*)?$' then 'its url is none of the form https://host/path'
       when p_secret !~ '^[A-Za-z0-9]{32}$' then 'its integration key has not 32 letters and digits'
       end
     when 'heartbeat' then case
       when p_secret is null then 'Vault has no secret of it: the address to ping'
-      when p_secret !~ '^https?://[^[:space:]/@]+(/[^[:space:]]*)?$' then 'its secret is no address of the form https://host/path'
+      when p_secret !~ '^https?://[!-.0-?A-~]+(/[!-~]*)?$' then 'its secret is no address of the form https://host/path'
       end
     else 'there is no such kind of channel'
     end
-  end;
+  end
+  from (
+    select case p_kind when 'email' then '{to,send_resolved}' when 'slack' then '{send_resolved}' when 'heartbeat' then '{}'
+      else '{url,send_resolved}' end::text[] as options
+  ) as known;
 $$;
 
 comment on function monitor.refuse_channel(text, jsonb, text) is
@@ -231,6 +262,10 @@ declare
 begin
   perform monitor.require_admin('save a channel');
   perform from monitor.alerting_state for update; -- before all else, as whoever evaluates and tells
+  if p_channel is null or p_channel !~ '^[a-z][a-z0-9-]{0,62}$' then
+    raise exception 'a channel has a name of lower-case letters, digits and -, beginning with a letter'
+      using errcode = 'invalid_parameter_value', hint = 'At most 63 characters, e.g. ops-mail.';
+  end if;
   v_reason := monitor.refuse_channel(p_kind, p_config, coalesce(p_secret, monitor.channel_secret(p_channel)));
   if v_reason is not null then
     raise exception 'channel % cannot work: %', p_channel, v_reason
@@ -257,7 +292,7 @@ $$;
 
 comment on function monitor.save_channel(text, text, jsonb, text, boolean) is
   'Makes or changes a channel; a secret that is left out stays as it is, and what failed counts no more. Errors: 42501 for a user who '
-  'is no admin, 22023 for a channel that cannot work, with the reason, 23514 for a name other than lower-case letters, digits and -.';
+  'is no admin, 22023 for a channel that cannot work, with the reason, or a name other than lower-case letters, digits and -.';
 
 create function monitor.delete_channel(p_channel text)
 returns void

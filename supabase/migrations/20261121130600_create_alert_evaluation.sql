@@ -302,6 +302,9 @@ begin
           when anomaly.review_state in ('resolved', 'false_positive', 'expected')
             then format('the anomaly was reviewed as %s by %s', replace(anomaly.review_state, '_', ' '), coalesce(anomaly.reviewed_by, 'somebody'))
           else 'the series is as expected again' end
+        when known.labels ->> 'alertname' = 'ChannelFailing' and known.source = 'health' and not exists (
+            select from monitor.notification_channels as channel where channel.channel = known.labels ->> 'channel')
+          then 'the channel was deleted'
         else 'what it says no longer holds' end as because,
       (known.source = 'rule' and (rule.rule_id is null or not rule.enabled)) as is_by_hand
     from known
@@ -682,11 +685,13 @@ begin
     select target.group_id, target.channel, target.kind, member.alert_id, member.severity, member.fired_at,
       case when member.state = 'firing' then 'firing' else 'resolved' end as status,
       member.state = 'resolved' as is_over,
-      may_tell.is_so
+      coalesce(may_tell.is_so
         and (known.status is distinct from 'firing' or member.live_again_at > known.told_at
-          or array_position('{info,warning,critical}', member.severity) > array_position('{info,warning,critical}', known.severity)
           -- Its end was not told, as the channel wants it: this is another start.
-          or (not target.tells_end and member.fired_at > known.told_at)) as is_news,
+          or (not target.tells_end and member.fired_at > known.told_at)), false)
+        -- Whoever looks after it has to know, too.
+        or coalesce(member.state = 'firing' and is_listed.is_so
+          and array_position('{info,warning,critical}', member.severity) > array_position('{info,warning,critical}', known.severity), false) as is_news,
       may_tell.is_so as is_unacknowledged,
       known.told_at,
       -- Of groups of several routes that are told at once by one channel the first tells it, and the one that repeats it soonest.
@@ -894,9 +899,9 @@ begin
       where channel.enabled and channel.kind <> 'heartbeat' and channel.channel = any (coalesce(alert_group.channels, route.channels)))
     group by membership.alert_id
   ), telling as materialized (
-    select told.alert_id, string_agg(told.channel, ', ' order by told.channel) as channels
+    select told.alert_id, max(told.told_at) as told_at, string_agg(told.channel, ', ' order by told.channel) as channels
     from (
-      select distinct on (notified.alert_id, notified.channel) notified.alert_id, notified.channel, notified.status
+      select distinct on (notified.alert_id, notified.channel) notified.alert_id, notified.channel, notified.status, notified.told_at
       from monitor.notification_alerts as notified
       join monitor.notifications as notification on notification.notification_id = notified.notification_id and notification.state <> 'discarded'
       where notified.alert_id = any (array(select alert_id from monitor.system_alerts where resolved_at is null))
@@ -912,7 +917,8 @@ begin
     from monitor.system_alerts as alert
     left join mute using (alert_id)
     left join grouping using (alert_id)
-    left join telling using (alert_id)
+    left join telling on telling.alert_id = alert.alert_id
+      and coalesce(telling.told_at >= alert.live_again_at, true) -- told before that, it is to be told again
     cross join lateral (
       select
         case
@@ -935,6 +941,7 @@ begin
           when grouping.alert_id is null then case
             when alert.source = 'health' and alert.name = 'ChannelFailing' then 'there is no other channel that works'
             when not exists (select from monitor.notification_routes) then 'there is no route: make one with monitor.save_route'
+            when alert.name = 'PgvigilCanary' then 'its channel, settings.canary_channel, is switched off or tells no alerts'
             else 'no route matches its labels, or none of the channels is switched on' end
           when grouping.last_flushed_at is null then format('into a group of route %s, which is told at %s', grouping.routes,
             to_char(grouping.next_flush_at at time zone v_time_zone, 'HH24:MI:SS'))

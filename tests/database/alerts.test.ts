@@ -1076,6 +1076,50 @@ describe("an alert that gets worse", () => {
   });
 });
 
+describe("an acknowledgement that has run out", () => {
+  it("leaves an alert to be told again, and it counts as told once it is", async ({ query }) => {
+    const rule = await setUpRule(query);
+    await setUpRoute(query, { p_group_interval_seconds: 300 });
+    await setFiring(query, rule, [MAILS]);
+    await advance(query);
+    const [alert] = await readAlerts(query);
+    await rpc(query, "acknowledge_alert", {
+      ...{ p_alert_id: alert!.alert_id, p_reason: "on it", p_minutes: 1, p_now: iso(NOON) },
+    });
+    const decisions = async () =>
+      (await readDecisions(query, alert!.alert_id)).map(({ decision }) => decision);
+    for (let n = 1; n < 5; n += 1) await advance(query, NOON + n * MINUTE);
+    expect(await decisions()).toEqual(["sent", "acknowledged", "throttled"]);
+    await advance(query, NOON + 5 * MINUTE);
+    expect(await readMessages(query)).toHaveLength(2);
+    expect(await decisions()).toEqual(["sent", "acknowledged", "throttled", "sent"]);
+  });
+});
+
+describe("an acknowledged alert that gets worse", () => {
+  it("is told all the same, and says who looks after it", async ({ query }) => {
+    const rule = await setUpRule(query, { severity: "warning" });
+    await setUpRoute(query, { p_group_interval_seconds: 60 });
+    await setFiring(query, rule, [MAILS]);
+    await advance(query);
+    await rpc(query, "acknowledge_alert", {
+      ...{
+        p_alert_id: (await readAlerts(query))[0]!.alert_id,
+        p_reason: "on it",
+        p_now: iso(NOON),
+      },
+    });
+    await advance(query, NOON + MINUTE);
+    expect(await readMessages(query)).toHaveLength(1);
+    await query("update monitor.alert_rules set severity = 'critical' where rule_id = $1", [rule]);
+    await advance(query, NOON + 2 * MINUTE);
+    await advance(query, NOON + 4 * MINUTE);
+    expect((await readMessages(query)).slice(1)).toMatchObject([
+      { firing: ["mails"], notes: [expect.stringMatching(/^Acknowledged by service_role until/)] },
+    ]);
+  });
+});
+
 describe("a group of hundreds", () => {
   it("has a row for each telling of what a message lists, not of all that go on", async ({ query }) => {
     const rule = await setUpRule(query);

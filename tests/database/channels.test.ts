@@ -13,7 +13,7 @@ import {
   setChannel,
   setSettings,
 } from "./notifications.ts";
-import { iso, NOON } from "./seeds.ts";
+import { addUser, iso, NOON } from "./seeds.ts";
 
 const WEBHOOK_SECRET = `whsec_${btoa("a signing secret of 24 b")}`;
 const SLACK = "https://hooks.slack.com/services/T0/B0/s3cr3t";
@@ -44,6 +44,7 @@ describe("monitor.refuse_channel()", () => {
       ["webhook", { url: "http://127.0.0.1:9000/" }, `whsec_${"A".repeat(86)}==`], // 64 bytes
       ["slack", {}, SLACK],
       ["pagerduty", {}, ROUTING_KEY],
+      ["pagerduty", { url: "https://events.eu.pagerduty.com/v2/enqueue" }, ROUTING_KEY],
       ["heartbeat", {}, PING],
       ["heartbeat", {}, "https://hc-ping.com"],
     ] as (readonly [string, unknown, string | null])[],
@@ -91,6 +92,15 @@ describe("monitor.refuse_channel()", () => {
       ...[`${"A".repeat(33)}`, `${"A".repeat(31)}=`, `${"A".repeat(88)}`, `${"A".repeat(92)}`, "="]
         .map((key) => ["webhook", { url: "https://h.test" }, `whsec_${key}`, "its signing secret"]),
       ["webhook", { url: "https://h.test" }, `${WEBHOOK_SECRET}\n`, "its signing secret is none"],
+      ["webhook", { url: "https://hooks.example.com/…" }, null, "its url is none"],
+      ["webhook", { url: "https://h.test", to: ["a@b.de"] }, null, "its configuration knows no to"],
+      ["email", { to: ["a@b.de"], sendresolved: false }, null, "knows no sendresolved"],
+      ["email", { to: ["a@b.de"], b: 1, a: 2 }, null, "knows no a, b"],
+      ["slack", { url: SLACK }, SLACK, "its configuration knows no url"],
+      ["heartbeat", { send_resolved: true }, PING, "its configuration knows no send_resolved"],
+      ["pagerduty", { url: "events.eu.pagerduty.com" }, ROUTING_KEY, "its url is none"],
+      ["slack", {}, "https://hooks.slack.com/…", "its secret is no address"],
+      ["heartbeat", {}, "https://hc-ping.com/…", "its secret is no address"],
       ["slack", {}, null, "Vault has no secret of it: the address of its incoming webhook"],
       ["slack", {}, "", "its secret is no address"],
       ["slack", {}, "s3cr3t", "its secret is no address"],
@@ -246,23 +256,34 @@ describe("monitor.save_channel()", () => {
       [{ p_secret: "s3cr3t" }, "22023", "its secret is no address"],
       [{ p_kind: "email", p_config: { to: [""] } }, "22023", "malformed recipient"],
       [{ p_kind: "pigeon" }, "22023", "no such kind"],
-      [{ p_channel: "Chat" }, "23514", "channel_shape"],
-      [{ p_channel: "-chat" }, "23514", "channel_shape"],
-      [{ p_channel: "chat room" }, "23514", "channel_shape"],
-      [{ p_channel: "chat\n" }, "23514", "channel_shape"],
-      [{ p_channel: "c".repeat(64) }, "23514", "channel_shape"],
-      [{ p_channel: "" }, "23514", "channel_shape"],
+      [{ p_channel: "Chat" }, "22023", "a channel has a name of lower-case letters"],
+      [{ p_channel: "-chat" }, "22023", "a channel has a name of lower-case letters"],
+      [{ p_channel: "chat room" }, "22023", "a channel has a name of lower-case letters"],
+      [{ p_channel: "chat\n" }, "22023", "a channel has a name of lower-case letters"],
+      [{ p_channel: "c".repeat(64) }, "22023", "a channel has a name of lower-case letters"],
+      [{ p_channel: "" }, "22023", "a channel has a name of lower-case letters"],
       [{ p_config: '["a"]' }, "23514", "config_is_an_object"],
-      [{ p_config: JSON.stringify({ a: "x".repeat(16_384) }) }, "23514", "config_is_an_object"],
+      [
+        {
+          p_kind: "webhook",
+          p_config: { url: `https://h.test/${"x".repeat(16_384)}` },
+          p_secret: null,
+        },
+        "23514",
+        "config_is_an_object",
+      ],
     ] as const,
-  )("refuses %j, keeps no secret, and shows none", async ([args, code, reason], { query }) => {
-    const error = await save(query, args).catch((error: unknown) => error);
-    expect(error).toMatchObject({ code, message: expect.stringContaining(reason) });
-    expect(JSON.stringify(error)).not.toContain("s3cr3t");
-    expect(await secretOf(query, "p_channel" in args ? args.p_channel : "chat")).toBeNull();
-    const { rows } = await query("select from monitor.notification_channels");
-    expect(rows).toHaveLength(0);
-  });
+  )(
+    "refuses what cannot be (case %#), keeps no secret, and shows none",
+    async ([args, code, reason], { query }) => {
+      const error = await save(query, args).catch((error: unknown) => error);
+      expect(error).toMatchObject({ code, message: expect.stringContaining(reason) });
+      expect(JSON.stringify(error)).not.toContain("s3cr3t");
+      expect(await secretOf(query, "p_channel" in args ? args.p_channel : "chat")).toBeNull();
+      const { rows } = await query("select from monitor.notification_channels");
+      expect(rows).toHaveLength(0);
+    },
+  );
 
   it.for(["c", `c${"-0".repeat(31)}`])("takes the name %s", async (p_channel, { query }) => {
     await save(query, { p_channel });
@@ -307,4 +328,33 @@ describe("monitor.delete_channel()", () => {
     await setSettings(query, "canary_channel", null);
     await remove(query, "ops");
   });
+
+  it("leaves no canary without a channel: it can be set to one that is there only", async ({ query }) => {
+    await expect(setSettings(query, "canary_channel", "typo")).rejects.toMatchObject({
+      ...{
+        code: "23503",
+        detail: 'Key (canary_channel)=(typo) is not present in table "notification_channels".',
+      },
+    });
+  });
+});
+
+describe("monitor.current_actor()", () => {
+  it.for([
+    { claims: { email: "anna@example.com" }, actor: "anna@example.com" },
+    { claims: { email: "" }, actor: "id" },
+    { claims: {}, actor: "id" },
+  ])(
+    "is with the claims $claims: $actor",
+    async ({ claims, actor }, { query, asUser, asOwner }) => {
+      const id = await addUser(asOwner);
+      const me = async (caller: Query) =>
+        (await caller<{ me: string }>("select monitor.current_actor() as me")).rows[0]!.me;
+      expect(await me(query)).toBe("service_role");
+      await query("select set_config('request.jwt.claims', $1, true)", [
+        JSON.stringify({ sub: id, ...claims }),
+      ]);
+      expect(await me(asUser(id))).toBe(actor === "id" ? id : actor);
+    },
+  );
 });

@@ -193,10 +193,6 @@ async function onABadDay(owner: pg.Client): Promise<Query> {
   }
 
   await query("update monitor.settings set notifications_enabled = false");
-  await query(
-    `update monitor.settings set notifications_enabled = true, runbooks_url = 'https://example.com/runbooks', canary_channel = 'ops',
-       canary_hour = 0`,
-  );
   for (const channel of ["ops", "oncall", "until-mended"]) {
     await rpc(query, "save_channel", {
       p_channel: channel,
@@ -204,6 +200,10 @@ async function onABadDay(owner: pg.Client): Promise<Query> {
       p_config: { to: [`${channel}@example.com`] },
     });
   }
+  await query(
+    `update monitor.settings set notifications_enabled = true, runbooks_url = 'https://example.com/runbooks', canary_channel = 'ops',
+       canary_hour = 0`,
+  );
   await query(
     `update monitor.notification_channels set failing_since = $1, last_error = 'bounced', consecutive_failures = 3,
        undeliverable = '{"oncall@example.com": {"at": "2026-03-10T12:00:00Z", "reason": "Permanent"}}' where channel = 'oncall'`,

@@ -90,6 +90,7 @@ describe("the shipped collectors", () => {
     await query("update monitor.metric_series set overflow_samples = 1");
     await query(EVALUATED);
     await addCanary(query, HOUR, { state: "sent", sent_at: iso(NOON - HOUR) });
+    await addChannel(query, "ops");
     await query("update monitor.settings set canary_channel = 'ops'");
     await asOwner("select pg_create_physical_replication_slot('of_a_test', true, true)");
 
@@ -445,6 +446,7 @@ describe("monitor.collect_incidents_and_alerts()", () => {
     const due = async (at: number) => (await count(query, at))["pgvigil_canary_due"];
     const nine = NOON - 3 * HOUR;
     expect(await due(nine)).toBeUndefined();
+    await addChannel(query, "ops");
     await query("update monitor.settings set canary_channel = 'ops'");
     expect([await due(nine - 1), await due(nine), await due(nine + 15 * HOUR - 1)])
       .toEqual([0, 1, 1]);
