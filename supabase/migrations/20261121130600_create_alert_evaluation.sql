@@ -754,30 +754,35 @@ begin
   ), content as materialized (
     select sending.bundle_id, sending.channel, sending.group_id, item.alert_id, item.status, item.severity, item.told_at,
       item.is_news or item.is_over as is_changed,
-      count(*) over (partition by sending.channel, sending.bundle_id) as alerts,
+      coalesce(sending.bundle_id, 0) as bundle_key,
       row_number() over (
         partition by sending.channel, sending.bundle_id
         order by item.status, array_position('{info,warning,critical}', item.severity) desc, item.fired_at, item.alert_id) as place
     from sending
     join item using (group_id, channel)
   ), common as (
-    -- What all of them have in common is what none has otherwise.
-    select held.channel, held.bundle_id, coalesce(jsonb_object_agg(held.key, held.value) filter (where held.kind = 'label'), '{}') as labels,
-      coalesce(jsonb_object_agg(held.key, held.value) filter (where held.kind = 'annotation'), '{}') as annotations
+    -- What all of them have in common the first has, too.
+    select candidate.channel, candidate.bundle_key,
+      coalesce(jsonb_object_agg(candidate.key, left(candidate.value, 300)) filter (where candidate.kind = 'label'), '{}') as labels,
+      coalesce(jsonb_object_agg(candidate.key, left(candidate.value, 1000)) filter (where candidate.kind = 'annotation'), '{}') as annotations
     from (
-      select content.channel, content.bundle_id, pair.kind, pair.key, pair.value
+      select content.channel, content.bundle_key, pair.kind, pair.key, pair.value
       from content
-      join monitor.system_alerts as alert using (alert_id)
+      join member using (group_id, alert_id)
       cross join lateral (
-        select 'label' as kind, each.key, left(each.value, 300) as value from jsonb_each_text(alert.labels) as each
+        select 'label' as kind, each.key, each.value from jsonb_each_text(member.labels) as each
         union all
-        select 'annotation', each.key, left(each.value, 1000) from jsonb_each_text(alert.annotations) as each
+        select 'annotation', each.key, each.value from jsonb_each_text(member.annotations) as each
       ) as pair
-      where alert.alert_id = any (array(select alert_id from content))
-      group by content.channel, content.bundle_id, pair.kind, pair.key, pair.value
-      having count(*) = max(content.alerts)
-    ) as held
-    group by held.channel, held.bundle_id
+      where content.place = 1
+    ) as candidate
+    where not exists (
+      select from content
+      join member as other using (group_id, alert_id)
+      where content.channel = candidate.channel and content.bundle_key = candidate.bundle_key
+        and case candidate.kind when 'label' then other.labels ->> candidate.key else other.annotations ->> candidate.key end
+          is distinct from candidate.value)
+    group by candidate.channel, candidate.bundle_key
   ), listed as (
     select content.channel, content.bundle_id, jsonb_agg(
       monitor.describe_alert(alert, content.status, (
@@ -834,7 +839,7 @@ begin
       'acknowledged_by', null), p_now, p_now
     from bundle
     join listed on listed.channel = bundle.channel and listed.bundle_id is not distinct from bundle.bundle_id
-    left join common on common.channel = bundle.channel and common.bundle_id is not distinct from bundle.bundle_id
+    left join common on common.channel = bundle.channel and common.bundle_key = coalesce(bundle.bundle_id, 0)
     returning notification_id, channel, group_id
   ), linked as (
     insert into monitor.notification_alerts (notification_id, alert_id, channel, status, severity, told_at)
@@ -913,7 +918,7 @@ begin
     where told.status = 'firing'
     group by told.alert_id
   ), judged as materialized (
-    select alert.alert_id, decision.decision, decision.detail
+    select alert.alert_id, alert.opened_at, decision.decision, decision.detail
     from monitor.system_alerts as alert
     left join mute using (alert_id)
     left join grouping using (alert_id)
@@ -951,7 +956,7 @@ begin
     ) as decision
     where alert.resolved_at is null
   ), changed as materialized (
-    select judged.alert_id, judged.decision, judged.detail, known.decision_id
+    select judged.alert_id, judged.opened_at, judged.decision, judged.detail, known.decision_id
     from judged
     left join monitor.notification_decisions as known on known.alert_id = judged.alert_id and known.held_until is null
     where known.decision_id is null or known.decision <> judged.decision or known.detail <> judged.detail
@@ -969,9 +974,9 @@ begin
   )
   insert into monitor.notification_decisions (alert_id, decision, detail, held_since, first_evaluation)
   -- One after the other, also when the clock was put back meanwhile.
-  select alert_id, decision, detail, greatest(p_now, (
+  select alert_id, decision, detail, greatest(p_now, case when opened_at <> p_now then ( -- there is none of what has just begun
     select max(greatest(before.held_since, before.held_until)) from monitor.notification_decisions as before
-    where before.alert_id = changed.alert_id)), v_evaluation
+    where before.alert_id = changed.alert_id) end), v_evaluation
   from changed
   where (select count(*) from closed) >= 0; -- first those are closed that these follow
   get diagnostics v_changed = row_count;
