@@ -8397,7 +8397,7 @@ begin
     where told.status = 'firing'
     group by told.alert_id
   ), judged as materialized (
-    select alert.alert_id, alert.opened_at, decision.decision, decision.detail
+    select alert.alert_id, decision.decision, decision.detail
     from monitor.system_alerts as alert
     left join mute using (alert_id)
     left join grouping using (alert_id)
@@ -8435,7 +8435,7 @@ begin
     ) as decision
     where alert.resolved_at is null
   ), changed as materialized (
-    select judged.alert_id, judged.opened_at, judged.decision, judged.detail, known.decision_id
+    select judged.alert_id, judged.decision, judged.detail, known.decision_id
     from judged
     left join monitor.notification_decisions as known on known.alert_id = judged.alert_id and known.held_until is null
     where known.decision_id is null or known.decision <> judged.decision or known.detail <> judged.detail
@@ -8453,10 +8453,14 @@ begin
   )
   insert into monitor.notification_decisions (alert_id, decision, detail, held_since, first_evaluation)
   -- One after the other, also when the clock was put back meanwhile.
-  select alert_id, decision, detail, greatest(p_now, case when opened_at <> p_now then ( -- there is none of what has just begun
-    select max(greatest(before.held_since, before.held_until)) from monitor.notification_decisions as before
-    where before.alert_id = changed.alert_id) end), v_evaluation
+  select changed.alert_id, changed.decision, changed.detail, greatest(p_now, earlier.held_until), v_evaluation
   from changed
+  left join (
+    select before.alert_id, max(greatest(before.held_since, before.held_until)) as held_until
+    from monitor.notification_decisions as before
+    where before.alert_id = any (array(select alert_id from changed))
+    group by before.alert_id
+  ) as earlier using (alert_id)
   where (select count(*) from closed) >= 0; -- first those are closed that these follow
   get diagnostics v_changed = row_count;
   return v_changed;
