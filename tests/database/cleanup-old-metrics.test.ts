@@ -409,6 +409,24 @@ describe("a budget of p_keep_megabytes", () => {
     expect(await answer).toMatchObject({ counts: { weeks: 2, shed_days: 14 } });
   });
 
+  it("sheds nothing for what another has freed while it waited", async ({ ownDatabase }) => {
+    const [one, other] = [await ownDatabase.connect(), await ownDatabase.connect()];
+    const owner = queryOf(await ownDatabase.connectAsOwner());
+    await fillWeeks(queryOf(one), 3);
+    await setBytes(
+      owner,
+      "case when to_regclass('monitor.metric_chunks_2026w08') is null then 5000000 else 5000001 end",
+    );
+    await waitLonger(owner, "cleanup_old_metrics");
+    await one.query("begin");
+    expect(await budget(queryOf(one), 5)).toMatchObject({ counts: { weeks: 1, shed_days: 7 } });
+    const second = budget(queryOf(other), 5);
+    await waitUntilBlocking(queryOf(one));
+    await one.query("commit");
+    expect(await second).toMatchObject({ counts: { weeks: 0, shed_days: 0 } });
+    expect(await readDays(queryOf(one), "dropped")).toEqual(daysOfWeeks(3, 2));
+  });
+
   it.for(
     [
       ["exactly as much", "5000000", 0],
