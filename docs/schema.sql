@@ -589,7 +589,7 @@ grant select on monitor.incident_events to authenticated;
 grant delete, insert, select, update on monitor.incident_events to service_role;
 comment on table monitor.incident_events is 'One entry of an incident''s timeline.';
 comment on column monitor.incident_events.happened_at is 'When it was so, which may be before anyone wrote it down.';
-comment on column monitor.incident_events.actor is 'Who: a user id or a role; pgvigil where nobody did.';
+comment on column monitor.incident_events.actor is 'Who, by current_actor(); pgvigil where nobody did.';
 comment on column monitor.incident_events.recorded_at is 'When it was written down.';
 comment on column monitor.incident_events.source_key is 'What an event that wrote itself is about; null: somebody did it.';
 
@@ -650,7 +650,7 @@ comment on column monitor.incidents.severity is 'P0 (worst) to P3.';
 comment on column monitor.incidents.started_at is 'When it began, which may be before anyone knew.';
 comment on column monitor.incidents.resolved_at is 'Null until its state is resolved.';
 comment on column monitor.incidents.opened_at is 'When it was written down. Deadlines count from here: nobody can respond before.';
-comment on column monitor.incidents.opened_by is 'A user id or a role; pgvigil: a rule''s label.';
+comment on column monitor.incidents.opened_by is 'By current_actor(); pgvigil: a rule''s label.';
 comment on column monitor.incidents.reopened_at is 'When it was last opened again after it had been resolved; deadlines count from here then.';
 comment on column monitor.incidents.response_due_at is 'By when somebody has to respond: 15 minutes (P0), 1 hour (P1), 4 hours (P2) or 24 hours (P3) after it was opened. Stays as it was promised, met or missed. Null: no deadline, as of incidents from before there were any.';
 comment on column monitor.incidents.response_escalated_at is 'When it last escalated because nobody had responded; again a target later.';

@@ -78,7 +78,7 @@ create unique index incidents_fingerprint_idx on monitor.incidents (fingerprint)
 comment on index monitor.incidents_fingerprint_idx is 'An alert has opened one incident at a time.';
 
 comment on column monitor.incidents.opened_at is 'When it was written down. Deadlines count from here: nobody can respond before.';
-comment on column monitor.incidents.opened_by is 'A user id or a role; pgvigil: a rule''s label.';
+comment on column monitor.incidents.opened_by is 'By current_actor(); pgvigil: a rule''s label.';
 comment on column monitor.incidents.reopened_at is
   'When it was last opened again after it had been resolved; deadlines count from here then.';
 comment on column monitor.incidents.response_due_at is
@@ -147,7 +147,7 @@ comment on index monitor.incident_events_source_key_idx is 'What writes itself i
 
 comment on column monitor.incident_events.happened_at is 'When it was so, which may be before anyone wrote it down.';
 comment on column monitor.incident_events.recorded_at is 'When it was written down.';
-comment on column monitor.incident_events.actor is 'Who: a user id or a role; pgvigil where nobody did.';
+comment on column monitor.incident_events.actor is 'Who, by current_actor(); pgvigil where nobody did.';
 comment on column monitor.incident_events.source_key is 'What an event that wrote itself is about; null: somebody did it.';
 
 alter table monitor.incident_alerts

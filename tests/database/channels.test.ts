@@ -329,7 +329,7 @@ describe("monitor.delete_channel()", () => {
     await remove(query, "ops");
   });
 
-  it("leaves no canary without a channel: it can be set to one that is there only", async ({ query }) => {
+  it("is what the canary has, too: only one that is there can be set", async ({ query }) => {
     await expect(setSettings(query, "canary_channel", "typo")).rejects.toMatchObject({
       ...{
         code: "23503",
